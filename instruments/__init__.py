@@ -1,0 +1,1 @@
+"""Instruments: simulated, computed and real devices behind one contract."""

@@ -1,0 +1,1 @@
+"""Matloop's core: decides what to measure next, and records everything that happened."""

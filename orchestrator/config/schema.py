@@ -1,0 +1,233 @@
+"""What a campaign file and a lab file may say: frozen pydantic models, unknown keys refused.
+
+The JSON Schema of `campaigns/schema.json` is generated from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from orchestrator.domain import (
+    TARGET,
+    Budget,
+    Constraint,
+    Fidelity,
+    Objective,
+    Problem,
+    canonical_json,
+    sha256,
+)
+from orchestrator.units import check_unit
+
+NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
+PropertyName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+Unit = Annotated[str, AfterValidator(check_unit)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Use(_Strict):
+    """A plug-in by name with its options."""
+
+    use: str = Field(min_length=1, description="entry-point name, or package.module:Class where the lab allows it")
+    options: dict[str, Any] = Field(default_factory=dict, description="the plug-in's own options")
+
+
+class ObjectiveConfig(_Strict):
+    """One property to pursue."""
+
+    property: PropertyName
+    unit: Unit = "dimensionless"
+    goal: Literal["maximize", "minimize", "target"]
+    target: Finite | None = Field(default=None, description="wanted value, with goal: target")
+
+    @model_validator(mode="after")
+    def _target_goes_with_goal(self) -> Self:
+        if (self.goal == "target") != (self.target is not None):
+            message = "'target' (a number) goes with 'goal: target', and only with it"
+            raise ValueError(message)
+        return self
+
+
+class ConstraintConfig(_Strict):
+    """A bound that a measured property must satisfy."""
+
+    property: PropertyName
+    unit: Unit = "dimensionless"
+    min: Finite | None = None
+    max: Finite | None = None
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Self:
+        if self.min is None and self.max is None:
+            message = "give 'min', 'max' or both"
+            raise ValueError(message)
+        if self.min is not None and self.max is not None and self.min > self.max:
+            message = f"'min' ({self.min}) is above 'max' ({self.max}): nothing can satisfy it"
+            raise ValueError(message)
+        return self
+
+
+class FromInput(_Strict):
+    """A step's input taken from the candidate or from an earlier step's output."""
+
+    source: str = Field(
+        alias="from",
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*\.[A-Za-z][A-Za-z0-9_]*$",
+        description="candidate.PARAMETER, candidate.structure, or STEP.OUTPUT",
+    )
+
+
+class FixedInput(_Strict):
+    """A step's input with the same value in every trial."""
+
+    value: Finite | str
+    unit: Unit = "dimensionless"
+
+
+class StepConfig(_Strict):
+    """One order to one instrument; steps run in the order of the file."""
+
+    step: Name
+    instrument: Name
+    capability: str | None = Field(default=None, description="needed where the instrument has several")
+    inputs: dict[str, FromInput | FixedInput] = Field(
+        default_factory=dict,
+        description="set-points by name; what is not named here comes from the candidate's parameter of that name",
+    )
+    cost: Annotated[float, Field(ge=0)] | None = Field(default=None, description="instead of the capability's own cost")
+
+
+class DerivedConfig(_Strict):
+    """A property computed from stored rows."""
+
+    property: PropertyName
+    use: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    source: Name = Field(alias="from", description="the step whose outputs it is computed from")
+
+
+class InitialConfig(_Strict):
+    """What to measure before there is anything to learn from; or results that exist already."""
+
+    use: str = Field(default="diverse", description="an acquisition policy that needs no surrogate, or 'table'")
+    trials: Annotated[int, Field(ge=0)] = 8
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class RefitConfig(_Strict):
+    """When to train fully; in between, results refresh the surrogate cheaply."""
+
+    every: Annotated[int, Field(ge=1)] = Field(default=1, description="new labels between full trainings")
+
+
+class BudgetConfig(_Strict):
+    """Caps that the database enforces; at least one."""
+
+    trials: Annotated[int, Field(ge=1)] | None = None
+    hours: Annotated[float, Field(gt=0)] | None = None
+    cost: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _some_cap(self) -> Self:
+        if self.trials is None and self.hours is None and self.cost is None:
+            message = "a campaign needs a budget: give 'trials', 'hours' or 'cost'"
+            raise ValueError(message)
+        return self
+
+
+class CampaignConfig(_Strict):
+    """One campaign file."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1, max_length=4)]
+    constraints: tuple[ConstraintConfig, ...] = ()
+    space: Use
+    instruments: dict[Name, Use] = Field(
+        default_factory=dict, description="simulated and computed ones; real ones stand in lab.yaml"
+    )
+    procedure: tuple[StepConfig, ...] = Field(
+        default=(), description="what a trial does; empty for a campaign that is measured by hand with ask and tell"
+    )
+    derived: tuple[DerivedConfig, ...] = ()
+    surrogate: Use | None = None
+    acquisition: Use = Use(use="log_expected_improvement")
+    initial: InitialConfig = InitialConfig()
+    parallel: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="trials in flight")
+    plan_when_free: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="plan again when so many are free: 1 = asynchronous, = parallel for rounds"
+    )
+    refit: RefitConfig = RefitConfig()
+    budget: BudgetConfig
+    stop: tuple[Use, ...] = ()
+    allow_shared_knowledge: bool = Field(
+        default=False, description="allow a surrogate that knows what its instrument knows; the report says so"
+    )
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        _no_twice("objectives", [o.property for o in self.objectives])
+        _no_twice("procedure", [s.step for s in self.procedure])
+        _no_twice("derived", [d.property for d in self.derived])
+        if self.plan_when_free > self.parallel:
+            message = f"'plan_when_free' ({self.plan_when_free}) is above 'parallel' ({self.parallel})"
+            raise ValueError(message)
+        return self
+
+    def problem(self) -> Problem:
+        """Return the objectives, constraints, fidelities and budget as domain values."""
+        return Problem(
+            objectives=tuple(Objective(o.property, o.unit, o.goal, o.target) for o in self.objectives),
+            constraints=tuple(Constraint(c.property, c.unit, c.min, c.max) for c in self.constraints),
+            fidelities=(Fidelity(TARGET, 1.0),),
+            budget=Budget(self.budget.trials, self.budget.hours, self.budget.cost),
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the file's content as JSON content, defaults filled in."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def sha256(self) -> str:
+        """Return the hash of `snapshot`."""
+        return sha256(canonical_json(self.snapshot()))
+
+
+class ParameterEnvelope(_Strict):
+    """Tighter bounds, in the parameter's declared unit, than the instrument itself has."""
+
+    min: Finite | None = None
+    max: Finite | None = None
+
+
+class LabInstrument(_Strict):
+    """An instrument that exists at the site."""
+
+    use: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    envelope: dict[PropertyName, ParameterEnvelope] = Field(
+        default_factory=dict,
+        description="safety bounds by parameter: they bound the search and are checked before orders",
+    )
+    cost: Annotated[float, Field(ge=0)] | None = None
+
+
+class LabConfig(_Strict):
+    """One lab file: the instruments that exist, and the modules that files may name classes of."""
+
+    name: Name = "lab"
+    instruments: dict[Name, LabInstrument] = Field(default_factory=dict)
+    allowed_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...] = ()
+
+
+def _no_twice(key: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            message = f"'{key}' names {name!r} twice"
+            raise ValueError(message)

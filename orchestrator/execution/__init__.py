@@ -1,0 +1,1 @@
+"""Carries out procedures: claim, intent, guard, raw bytes first, record."""

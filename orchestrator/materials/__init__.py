@@ -1,0 +1,1 @@
+"""What a material is: structures, prototypes, hull, files of them. No torch."""

@@ -1,0 +1,1 @@
+"""Crystal graphs, networks on them, training, pretrained features."""

@@ -1,0 +1,411 @@
+"""The contracts of Matloop: read this first.
+
+Every plug-in, the built-in ones too, is a class that is built with one argument, its options, and that has the
+methods of one protocol below. Methods only, so that a class can be checked before it is built. NumPy at the boundary.
+
+Shape letters: `n` candidates, `q` chosen together, `m` modelled properties, `s` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+
+from orchestrator.domain import (
+    Array,
+    Candidate,
+    Crystal,
+    Dataset,
+    DecisionSummary,
+    Description,
+    FitReport,
+    Health,
+    Identity,
+    JsonObject,
+    Measurement,
+    Order,
+    Prediction,
+    Problem,
+    Proposal,
+    Result,
+    Spent,
+    Value,
+    Whereabouts,
+)
+
+
+class Options(BaseModel):
+    """Base of every plug-in's options: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base")
+    return path if base is None or path.is_absolute() else Path(base) / path
+
+
+InputPath = Annotated[Path, AfterValidator(_beside_the_file)]
+"""A path in a plug-in's options: relative paths start at the folder of the campaign or lab file."""
+
+
+# --- instruments ----------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Events(Protocol):
+    """What an instrument may tell and ask while it runs an order."""
+
+    async def accepted(self, handle: JsonObject) -> None:
+        """Report that the job was accepted; returns when the handle is committed to the campaign database."""
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Report progress between 0 and 1; free to call often."""
+
+    def abort_requested(self) -> bool:
+        """Say whether the campaign wants this order to end early."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the campaign's clock, which a test may run faster than the wall's."""
+
+
+@runtime_checkable
+class Instrument(Protocol):
+    """A device, as Matloop sees it. A driver is a class with these six methods.
+
+    `describe` works offline and before `open`. `run` raises an `InstrumentError` whose `effect` says what physically
+    happened. `health` answers within a second, also during a job.
+    """
+
+    async def describe(self) -> Description:
+        """Declare capabilities with units and bounds, recovery class, slots and knowledge; no device is touched."""
+
+    async def open(self) -> Identity:
+        """Make the link and prove it. Opening twice is harmless."""
+
+    async def close(self) -> None:
+        """Give the link back. Closing twice is harmless."""
+
+    async def health(self) -> Health:
+        """Read the state of the instrument now."""
+
+    async def run(self, order: Order, events: Events) -> Result:
+        """Carry out one order with exactly one transmission of its start."""
+
+    async def abort(self, reason: str) -> None:
+        """Stop what runs, on a path of its own; harmless when idle."""
+
+
+@runtime_checkable
+class Recoverable(Protocol):
+    """Mix-in of instruments whose jobs can be found again after a crash."""
+
+    async def lookup(self, key: str, handle: JsonObject | None) -> Whereabouts:
+        """Say where the job of a key is; changes nothing."""
+
+    async def attach(self, handle: JsonObject, events: Events) -> Result:
+        """Wait for a running job; sends nothing that starts anything."""
+
+
+@runtime_checkable
+class SafeState(Protocol):
+    """Mix-in of instruments that can be put into a safe state."""
+
+    async def make_safe(self) -> None:
+        """Go to the safe state and stay there."""
+
+
+# --- surrogates -----------------------------------------------------------------------------------------------------
+
+Support = Literal["structure", "composition", "parameters", "uncertainty", "draws", "botorch", "feasibility"]
+
+
+@runtime_checkable
+class Surrogate(Protocol):
+    """A learned map from candidates to a joint posterior over m properties.
+
+    Contract, checked by `tests/test_surrogate_contract.py`:
+
+    - `update` is absolute: the state after it depends on the fit and the dataset alone, not on earlier updates.
+    - `draw(candidates, s, seed)` evaluates `s` latent *functions* fixed by (fit, dataset of the last update, seed): a
+      value never depends on which other candidates are asked, in which order or in which chunk.
+    - An instance that was filled by `load` and is then asked to `fit` starts warm; a new one starts cold.
+    - On a CPU the same seed and the same dataset give the same state.
+    - Caches of features by candidate id are no state.
+    """
+
+    def supports(self) -> frozenset[Support]:
+        """Name what it can learn from and answer."""
+
+    def knows(self) -> frozenset[str]:
+        """Name the pretrained knowledge inside, such as ``chgnet-0.3.0``."""
+
+    def fit(self, dataset: Dataset, problem: Problem, seed: int) -> FitReport:
+        """Train on a dataset.
+
+        Raises:
+            NotEnoughData: too few labels.
+            Diverged: no finite state was reached.
+        """
+
+    def update(self, dataset: Dataset) -> None:
+        """Take in results cheaply (under a second), keeping what `fit` trained."""
+
+    def predict(self, candidates: Sequence[Candidate]) -> Prediction:
+        """Return means and standard deviations, n × m, epistemic and noise apart."""
+
+    def draw(self, candidates: Sequence[Candidate], s: int, seed: int) -> Array:
+        """Return the values of `s` functions from the posterior, s × n × m."""
+
+    def save(self, folder: Path) -> None:
+        """Write the state of the last fit (not of later updates) as safetensors and JSON into an existing folder."""
+
+    def load(self, folder: Path, problem: Problem) -> None:
+        """Read what `save` wrote."""
+
+
+@dataclass(frozen=True)
+class BotorchView:
+    """A surrogate as a botorch model, for acquisition with gradients.
+
+    Args:
+        model: a botorch `Model` over encoded candidates with m outputs, larger values meaning larger properties.
+        encode: n candidates to an n × d array.
+        differentiable: columns of the encoding that may be optimised with gradients.
+    """
+
+    model: Any
+    encode: Callable[[Sequence[Candidate]], Array]
+    differentiable: tuple[int, ...]
+
+
+@runtime_checkable
+class HasBotorchView(Protocol):
+    """Mix-in of surrogates that support ``botorch``."""
+
+    def to_botorch(self) -> BotorchView:
+        """Return the posterior of the last update as a botorch model; never re-runs a graph network per call."""
+
+
+# --- search spaces --------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """Where candidates come from. A space is also a `FiniteSpace` or a `BoxSpace`."""
+
+    def offers(self) -> frozenset[Literal["structure", "composition", "parameters"]]:
+        """Name what its candidates carry."""
+
+    def sample(self, n: int, seed: int) -> list[Candidate]:
+        """Draw up to n different candidates at random."""
+
+    def summary(self) -> JsonObject:
+        """Describe the space for people and for the record: size, hash, what was left out and why."""
+
+
+@runtime_checkable
+class FiniteSpace(SearchSpace, Protocol):
+    """A space whose candidates can be listed."""
+
+    def candidates(self) -> Sequence[Candidate]:
+        """Return every candidate in a fixed order."""
+
+    def get(self, candidate_id: str) -> Candidate:
+        """Return a candidate by id.
+
+        Raises:
+            KeyError: there is none.
+        """
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of a box.
+
+    Args:
+        name: parameter name.
+        unit: its unit.
+        kind: how values are spread.
+        low: smallest value.
+        high: largest value.
+        log: spread evenly in the logarithm.
+        resolution: values are rounded to multiples of it from `low`.
+        choices: allowed names of a categorical axis.
+    """
+
+    name: str
+    kind: Literal["continuous", "integer", "categorical"]
+    unit: str = "dimensionless"
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    resolution: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LinearConstraint:
+    """Sum of coefficient × parameter, compared with a bound: ``<=`` or ``==``."""
+
+    coefficients: Mapping[str, float]
+    sense: Literal["<=", "=="]
+    bound: float
+
+
+@runtime_checkable
+class BoxSpace(SearchSpace, Protocol):
+    """A space of process parameters, to be optimised over with gradients."""
+
+    def axes(self) -> tuple[Axis, ...]:
+        """Return the dimensions."""
+
+    def linear(self) -> tuple[LinearConstraint, ...]:
+        """Return the linear constraints, a simplex among them."""
+
+    def make(self, values: Mapping[str, Value]) -> Candidate:
+        """Round values to the resolution and return the candidate.
+
+        Raises:
+            SpaceError: the rounded point lies outside the bounds or constraints.
+        """
+
+
+# --- choosing -------------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class AcquisitionPolicy(Protocol):
+    """Picks what to measure next. A pure function of its arguments."""
+
+    def needs(self) -> frozenset[Support]:
+        """Name what the surrogate must support; empty where none is needed."""
+
+    def select(
+        self,
+        surrogate: Surrogate | None,
+        space: SearchSpace,
+        *,
+        q: int,
+        problem: Problem,
+        dataset: Dataset,
+        pending: Sequence[Candidate],
+        closed: frozenset[str],
+        costs: Mapping[str, float],
+        seed: int,
+    ) -> tuple[Proposal, ...]:
+        """Choose up to q candidates.
+
+        Args:
+            surrogate: updated to `dataset`; None where `needs` is empty.
+            space: where candidates come from.
+            q: how many are wanted.
+            problem: objectives, constraints, fidelities, budget.
+            dataset: what is known.
+            pending: in flight; to be conditioned on, never proposed.
+            closed: ids that must not be proposed: measured, pending, vetoed.
+            costs: cost by fidelity.
+            seed: for everything random.
+
+        Returns:
+            At most q proposals, best first, each with its reasons.
+
+        Raises:
+            SpaceExhausted: nothing is left to propose.
+        """
+
+
+@dataclass(frozen=True)
+class CampaignView:
+    """What a stopping rule sees.
+
+    Args:
+        problem: what is pursued.
+        dataset: what is known.
+        spent: against the budget.
+        summary: of the last decision; None before the first.
+        decisions: number of decisions so far.
+    """
+
+    problem: Problem
+    dataset: Dataset
+    spent: Spent
+    summary: DecisionSummary | None
+    decisions: int
+
+
+@runtime_checkable
+class StoppingRule(Protocol):
+    """Says why to stop, or nothing."""
+
+    def reason(self, view: CampaignView) -> str | None:
+        """Return one sentence for people, or None to go on."""
+
+
+# --- derived properties ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What is stored of one completed trial, for functions that derive properties from it.
+
+    Args:
+        trial: number.
+        candidate: what was asked for.
+        measurements: by step name and property: good measurements only.
+        structures: by step name and output name: structures that came back.
+    """
+
+    trial: int
+    candidate: Candidate
+    measurements: Mapping[str, Mapping[str, Measurement]]
+    structures: Mapping[str, Mapping[str, Crystal]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DerivedValue:
+    """One derived number, or the reason why there is none."""
+
+    value: float | None
+    std_error: float | None = None
+    reason: str = ""
+
+
+@runtime_checkable
+class DerivedProperty(Protocol):
+    """Computes a property from stored rows; named and versioned; computed anew when its inputs grow."""
+
+    def version(self) -> str:
+        """Identify function and reference data, such as ``potential_hull/1/ab12``."""
+
+    def unit(self) -> str:
+        """Name the unit of the values."""
+
+    def compute(self, trials: Sequence[TrialRecord], step: str) -> Mapping[int, DerivedValue]:
+        """Return a value, or the reason why there is none, for each trial number.
+
+        Args:
+            trials: completed trials of the campaign.
+            step: name of the step whose outputs are used.
+        """
+
+
+PROTOCOLS: Mapping[str, type] = {
+    "instruments": Instrument,
+    "surrogates": Surrogate,
+    "acquisition": AcquisitionPolicy,
+    "spaces": SearchSpace,
+    "stopping": StoppingRule,
+    "derived": DerivedProperty,
+}
+"""Entry-point group (after ``matloop.``) → the contract of its classes."""
+
+
+class Plugin(Protocol):
+    """What every plug-in class has besides its contract."""
+
+    Options: ClassVar[type[BaseModel]]

@@ -1,0 +1,1 @@
+"""What happened: tables, the store, raw files, verification, export."""

@@ -1,0 +1,1 @@
+"""Where to look: pools, prototypes, boxes of process parameters."""

@@ -1,0 +1,1 @@
+"""Learned maps from candidates to a joint posterior."""
