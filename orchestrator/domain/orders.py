@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.domain.candidates import Crystal, Quantity
 from orchestrator.domain.canonical import JsonObject, frozen, sha256
@@ -110,6 +110,8 @@ class Description:
         capabilities: at least one.
         recovery: what can be found out after a crash.
         slots: how many orders run at once.
+        delivery_s: longest time in seconds that a sent order may still be on its way after its sender died; before
+            that, "never started" is no proof.
         knows: versions of pretrained knowledge inside, such as ``chgnet-0.3.0``.
         simulated: no physical act happens.
     """
@@ -117,6 +119,7 @@ class Description:
     capabilities: tuple[Capability, ...]
     recovery: Recovery = Recovery.BLIND
     slots: int = 1
+    delivery_s: float = 5.0  # a TCP peer on a busy lab computer has read its buffer by then
     knows: frozenset[str] = frozenset()
     simulated: bool = False
 
@@ -203,6 +206,20 @@ class Order:
             "deadline_s": self.deadline_s,
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Order:
+        """Build the order from `to_json` content."""
+        return cls(
+            key=content["key"],
+            capability=content["capability"],
+            settings=_quantities(content["settings"]),
+            choices=frozen(content["choices"]),
+            crystal=Crystal.from_json(content["crystal"]) if content["crystal"] else None,
+            sample=content["sample"],
+            label=content["label"],
+            deadline_s=float(content["deadline_s"]),
+        )
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -269,6 +286,37 @@ class Result:
             "notes": self.notes,
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], read: Callable[[str], bytes]) -> Result:
+        """Build the result from `to_json` content.
+
+        Args:
+            content: numbers may be text such as ``"nan"``, which JSON has no number for.
+            read: gives the content of an attachment by its hash.
+
+        Returns:
+            The result as the driver returned it.
+        """
+        return cls(
+            key=content["key"],
+            readings=tuple(
+                Reading(
+                    property=r["property"],
+                    value=float(r["value"]),
+                    unit=r["unit"],
+                    std_error=None if r["std_error"] is None else float(r["std_error"]),
+                    quality=Quality(r["quality"]),
+                    measured_at=r["measured_at"],
+                )
+                for r in content["readings"]
+            ),
+            structures=frozen({name: Crystal.from_json(c) for name, c in content["structures"].items()}),
+            applied=_quantities(content["applied"]),
+            applied_choices=frozen(content["applied_choices"]),
+            attachments=tuple(Attachment(name, media, read(digest)) for name, media, digest in content["attachments"]),
+            notes=content["notes"],
+        )
+
 
 @dataclass(frozen=True)
 class Absent:
@@ -294,6 +342,10 @@ class Unsure:
     """Answer of `lookup`: the instrument cannot tell."""
 
     why: str
+
+
+def _quantities(content: Mapping[str, Any]) -> Mapping[str, Quantity]:
+    return frozen({name: Quantity(float(value), unit) for name, (value, unit) in content.items()})
 
 
 Whereabouts = Absent | Running | Finished | Unsure
