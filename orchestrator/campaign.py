@@ -1,0 +1,482 @@
+"""A campaign: the only stateful object, and its memory is the store.
+
+It wires the parts together and decides nothing by itself: the planner chooses, the executor measures, the store
+remembers. A restarted process builds it anew from the store, so a restart is just another turn of the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from orchestrator import plugins
+from orchestrator.config.amendments import differences, refuse_amendment
+from orchestrator.config.check import check
+from orchestrator.config.read import Loaded, load_campaign, load_lab
+from orchestrator.config.schema import CampaignConfig, LabConfig
+from orchestrator.domain import (
+    Dataset,
+    Problem,
+    Quantity,
+    canonical_json,
+    sha256,
+)
+from orchestrator.errors import ConfigError, NotEnoughData, StoreError
+from orchestrator.execution.clock import Clock
+from orchestrator.execution.executor import Executor
+from orchestrator.execution.told import tell, tell_failed
+from orchestrator.planner import IMPORTED, Parts, Planner
+from orchestrator.protocols import CampaignView, Instrument
+from orchestrator.ranking import Best, rank
+from orchestrator.record.states import CampaignState, TrialState
+from orchestrator.record.store import CampaignStore
+from orchestrator.record.views import CampaignInfo, FitInfo, StepPlan, TrialInfo
+
+PERSON = "person"
+"""Instrument name of a step that is measured by hand and told."""
+OPEN = frozenset({TrialState.PLANNED, TrialState.RUNNING})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one decision planned.
+
+    Args:
+        decision: its number.
+        trials: planned trials, best first.
+        purpose: ``initial`` or ``acquisition``.
+        policy: name of the policy that chose.
+        seconds: wall time of the choice.
+    """
+
+    decision: int
+    trials: tuple[TrialInfo, ...]
+    purpose: str
+    policy: str
+    seconds: float
+
+
+class Campaign:
+    """One campaign in one store. Build it with `create` or `open`.
+
+    Args:
+        store: the campaign database.
+        name: of the campaign.
+        config: the current revision.
+        lab: the instruments of the site.
+        base: folder that relative paths of the campaign file start from.
+    """
+
+    def __init__(
+        self, store: CampaignStore, name: str, config: CampaignConfig, lab: LabConfig, base: str | None
+    ) -> None:
+        self.store = store
+        self.name = name
+        self.config = config
+        self.lab = lab
+        self.base = base
+        self.problem: Problem = config.problem()
+        self._planner: Planner | None = None
+
+    # --- opening --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        file: str | Path,
+        *,
+        store: CampaignStore,
+        actor: str,
+        name: str | None = None,
+        lab: str | Path | None = None,
+    ) -> Self:
+        """Check a campaign file, and begin its campaign.
+
+        Args:
+            file: the campaign file.
+            store: where it is recorded.
+            actor: who begins it.
+            name: instead of the name in the file.
+            lab: lab file; default `lab.yaml` beside the campaign file, where there is one.
+
+        Returns:
+            The campaign, with results of `initial: {use: table}` already recorded.
+
+        Raises:
+            ConfigError: the file is wrong.
+            StoreError: the name is taken.
+        """
+        return cls.begin(load_campaign(file, lab=lab), store=store, actor=actor, name=name)
+
+    @classmethod
+    def begin(cls, loaded: Loaded, *, store: CampaignStore, actor: str, name: str | None = None) -> Self:
+        """Begin the campaign of a file that is already read; see `create`."""
+        checked = check(loaded)
+        config = loaded.config if name is None else _renamed(loaded.config, name)
+        store.create_campaign(config, file=loaded.file, actor=actor)
+        if loaded.lab_file:
+            store.set_link(config.name, "lab", loaded.lab_file)
+        campaign = cls(store, config.name, config, loaded.lab, loaded.base)
+        for notice in checked.notices:
+            store.add_event(config.name, kind="notice", actor="matloop", note=notice)
+        if config.initial.use == IMPORTED:
+            store.import_results(config.name, checked.past_results, actor=actor, units=campaign.problem.units)
+        return campaign
+
+    @classmethod
+    def open(
+        cls, name: str, *, store: CampaignStore, file: str | Path | None = None, lab: str | Path | None = None
+    ) -> Self:
+        """Open a campaign that exists.
+
+        Args:
+            name: of the campaign.
+            store: where it is recorded.
+            file: the campaign file, if it is to be compared with what is stored.
+            lab: lab file, instead of the one the campaign was begun with.
+
+        Returns:
+            The campaign.
+
+        Raises:
+            StoreError: there is none of that name.
+            ConfigError: the file says something else than the stored revision; the message shows the differences.
+        """
+        info = store.campaign(name)
+        config = CampaignConfig.model_validate(dict(info.config))
+        base = str(Path(info.file).parent) if info.file else None
+        if file is not None:
+            changed = differences(config, _renamed(load_campaign(file, lab=lab).config, name))
+            if changed:
+                message = (
+                    f"the file is not what campaign {name!r} runs (revision {info.revision}):\n  "
+                    + "\n  ".join(changed)
+                    + f"\nto adopt the changes: matloop amend {file}; to go on as before: matloop resume {name}"
+                )
+                raise ConfigError(message, file=str(file))
+        lab_file = lab or info.links.get("lab")
+        return cls(store, name, config, load_lab(lab_file) if lab_file else LabConfig(), base)
+
+    def amend(self, file: str | Path, *, actor: str, lab: str | Path | None = None) -> list[str]:
+        """Adopt a changed campaign file as a new revision.
+
+        Args:
+            file: the changed file.
+            actor: who changes it.
+            lab: lab file; default as in `create`.
+
+        Returns:
+            The differences, one line each; empty where there are none.
+
+        Raises:
+            ConfigError: the file is wrong, or changes what a recorded property means.
+        """
+        loaded = load_campaign(file, lab=lab)
+        check(loaded)
+        config = _renamed(loaded.config, self.name)
+        changed = differences(self.config, config)
+        if not changed:
+            return []
+        refuse_amendment(self.config, config, file=str(file))
+        self.store.amend(self.name, config, actor=actor)
+        if self.info.state is CampaignState.DONE:
+            self.store.set_state(self.name, CampaignState.ACTIVE, actor=actor, reason="amended")
+        self.config, self.problem, self.lab, self.base = config, config.problem(), loaded.lab, loaded.base
+        self._planner = None
+        return changed
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> CampaignInfo:
+        """The campaign's row, read now."""
+        return self.store.campaign(self.name)
+
+    @property
+    def planner(self) -> Planner:
+        """The planner of the current revision, built at first use."""
+        if self._planner is None:
+            parts = Parts.build(self.config, base=self.base, allowed_modules=self.lab.allowed_modules)
+            self._planner = Planner(self.config, parts)
+        return self._planner
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether people measure and tell, for want of a procedure."""
+        return not self.config.procedure
+
+    def dataset(self) -> Dataset:
+        """Read what is known, in the problem's units."""
+        return self.store.dataset(self.name, units=self.problem.units)
+
+    def open_trials(self) -> list[TrialInfo]:
+        """Read the trials that are planned or running."""
+        return self.store.trials(self.name, states=OPEN)
+
+    def best(self, n: int = 10) -> list[Best]:
+        """Rank the measured candidates.
+
+        Args:
+            n: how many are wanted.
+
+        Returns:
+            Feasible ones first, by the first objective; with several objectives the non-dominated ones lead.
+        """
+        return rank(self.problem, self.dataset(), self.store.trials(self.name))[:n]
+
+    # --- deciding -------------------------------------------------------------------------------------------------
+
+    def fit_if_due(self) -> FitInfo | None:
+        """Train the surrogate if enough new labels have come in; store the fit.
+
+        Returns:
+            The new fit, or None where none was due or possible.
+        """
+        dataset = self.dataset()
+        planned = self._planned_by_us()
+        if self.planner.is_initial(planned, dataset):
+            return None
+        fits = self.store.fits(self.name)
+        last = fits[-1] if fits else None
+        if not self.planner.refit_due(dataset, last.report.labels if last else None):
+            return None
+        number = last.number + 1 if last else 1
+        parent = self._usable_parent(last)
+        try:
+            surrogate, report, seed = self.planner.train(
+                number, dataset, self.store.fit_folder(parent.id) if parent else None
+            )
+        except NotEnoughData as error:
+            self.store.add_event(self.name, kind="notice", actor="matloop", note=f"no fit: {error}")
+            return None
+        with tempfile.TemporaryDirectory(prefix="matloop-fit-") as folder:
+            surrogate.save(Path(folder))
+            return self.store.record_fit(
+                self.name,
+                number=number,
+                parent=parent.id if parent else None,
+                surrogate=self.planner.parts.surrogate.use,
+                seed=seed,
+                seen=_tokens(dataset),
+                report=report,
+                folder=Path(folder),
+            )
+
+    def propose(self, q: int) -> Plan:
+        """Choose up to q candidates and plan their trials: one decision, one transaction.
+
+        Args:
+            q: how many are wanted.
+
+        Returns:
+            The plan.
+
+        Raises:
+            SpaceExhausted: nothing is left to propose.
+        """
+        dataset = self.dataset()
+        trials = self.store.trials(self.name)
+        decisions = self.store.decisions(self.name)
+        number = decisions[-1].number + 1 if decisions else 1
+        fits = self.store.fits(self.name) if self.planner.learns else []
+        planned = sum(trial.number > 0 for trial in trials) - self._imported(trials)
+        initial = self.planner.is_initial(planned, dataset) or (self.planner.learns and not fits)
+        if planned < self.config.initial.trials and initial and self.config.initial.use != IMPORTED:
+            q = min(q, self.config.initial.trials - planned)
+        fit = None if initial or not fits else fits[-1]
+        pending = [trial.candidate for trial in trials if trial.state in OPEN]
+        closed = frozenset(trial.candidate.id for trial in trials) | self.store.vetoes(self.name)
+        chosen = self.planner.choose(
+            number,
+            q=q,
+            initial=initial,
+            dataset=dataset,
+            pending=pending,
+            closed=closed,
+            surrogate=self.planner.restore(self.store.fit_folder(fit.id)) if fit else None,
+        )
+        made = self.store.record_decision(
+            self.name,
+            number=number,
+            policy=chosen.policy,
+            purpose=chosen.purpose,
+            proposals=chosen.proposals,
+            seen=_tokens(dataset),
+            seen_sha256=dataset.sha256,
+            pending=[candidate.id for candidate in pending],
+            closed_sha256=closed_sha256(closed),
+            fit=fit.id if fit else None,
+            seed=chosen.seed,
+            device=fit.report.device if fit else "cpu",
+            threads=_threads(),
+            seconds=chosen.seconds,
+            summary=chosen.summary,
+            steps=self.step_plans(),
+        )
+        return Plan(number, tuple(made), chosen.purpose, chosen.policy, chosen.seconds)
+
+    def plan(self, q: int) -> Plan:
+        """Train if due, then choose: `fit_if_due` and `propose` in one call."""
+        self.fit_if_due()
+        return self.propose(q)
+
+    def stop_reason(self) -> str | None:
+        """Say why no further trial should be planned, or None."""
+        info = self.info
+        if info.state is not CampaignState.ACTIVE:
+            return f"{info.state.value.lower()}: {info.state_reason}" if info.state_reason else info.state.value.lower()
+        budget, spent = self.problem.budget, info.spent
+        if self.trials_left() == 0:
+            return f"budget: all {budget.trials} trials are used"
+        if budget.hours is not None and spent.hours >= budget.hours:
+            return f"budget: {spent.hours:.2f} of {budget.hours:g} hours are used"
+        if budget.cost is not None and spent.cost + info.reserved_cost >= budget.cost:
+            return f"budget: {spent.cost:g} of {budget.cost:g} cost units are used"
+        decisions = self.store.decisions(self.name)
+        view = CampaignView(
+            problem=self.problem,
+            dataset=self.dataset(),
+            spent=spent,
+            summary=decisions[-1].summary if decisions else None,
+            decisions=len(decisions),
+        )
+        for name, rule in self.planner.parts.stopping.items():
+            reason = rule.reason(view)
+            if reason:
+                return f"{name}: {reason}"
+        return None
+
+    def trials_left(self) -> int | None:
+        """Count the trials that the budget still allows to plan; None without a cap."""
+        cap = self.problem.budget.trials
+        if cap is None:
+            return None
+        info = self.info
+        waiting = sum(trial.started_at is None for trial in self.open_trials())
+        return max(0, cap - info.spent.trials - info.reserved_trials - waiting)
+
+    def derive(self) -> None:
+        """Compute the derived properties of the completed trials that lack them."""
+        if not self.config.derived:
+            return
+        records = self.store.trial_records(self.name)
+        for derived in self.config.derived:
+            function = self.planner.parts.derived[derived.property]
+            self.store.record_derived(
+                self.name,
+                property=derived.property,
+                unit=function.unit(),
+                version=function.version(),
+                values=function.compute(records, derived.source),
+            )
+
+    # --- measuring ------------------------------------------------------------------------------------------------
+
+    def step_plans(self) -> list[StepPlan]:
+        """Return what a trial consists of; one told step where people measure."""
+        if self.by_hand:
+            return [StepPlan(name="measure", instrument=PERSON, capability="tell")]
+        return [
+            StepPlan(name=s.step, instrument=s.instrument, capability=s.capability or "", cost=s.cost or 0.0)
+            for s in self.config.procedure
+        ]
+
+    def instruments(self) -> dict[str, Instrument]:
+        """Build the instruments that the procedure names, from the campaign file and the lab file."""
+        built: dict[str, Instrument] = {}
+        for step in self.config.procedure:
+            if step.instrument in built:
+                continue
+            use = self.config.instruments.get(step.instrument) or self.lab.instruments[step.instrument]
+            built[step.instrument] = plugins.build(
+                "instruments",
+                use.use,
+                use.options,
+                base=self.base,
+                allowed_modules=self.lab.allowed_modules,
+            )
+        return built
+
+    def executor(self, clock: Clock | None = None) -> Executor:
+        """Build what carries out the trials of this campaign."""
+        return Executor(
+            self.store,
+            self.name,
+            self.instruments(),
+            self.config.procedure,
+            envelopes={name: entry.envelope for name, entry in self.lab.instruments.items()},
+            clock=clock,
+        )
+
+    def ask(self, n: int = 1) -> list[TrialInfo]:
+        """Return n open trials for people to measure; those asked before and not yet told come first.
+
+        Args:
+            n: how many are wanted.
+
+        Returns:
+            Up to n trials, fewer where the budget or the space ends.
+        """
+        waiting = self.open_trials()
+        left = self.trials_left()
+        more = n - len(waiting) if left is None else min(n - len(waiting), left)
+        while more > 0 and self.stop_reason() is None:
+            made = self.plan(more).trials
+            waiting.extend(made)
+            more -= len(made)
+            if not made:
+                break
+        return waiting[:n]
+
+    def tell(self, trial: int, values: Mapping[str, Quantity], *, who: str) -> None:
+        """Record what a person measured for an asked trial, then derive what follows from it."""
+        tell(self.store, self.name, trial, values, who=who, problem=self.problem)
+        self.derive()
+
+    def tell_failed(self, trial: int, *, who: str, reason: str) -> None:
+        """Record that a trial failed, and why: evidence for the feasibility of its neighbours."""
+        tell_failed(self.store, self.name, trial, who=who, reason=reason)
+
+    # --- small parts ----------------------------------------------------------------------------------------------
+
+    def _imported(self, trials: Sequence[TrialInfo]) -> int:
+        imported = {d.number for d in self.store.decisions(self.name) if d.purpose == "imported"}
+        return sum(trial.decision in imported for trial in trials)
+
+    def _planned_by_us(self) -> int:
+        trials = self.store.trials(self.name)
+        return len(trials) - self._imported(trials)
+
+    def _usable_parent(self, last: FitInfo | None) -> FitInfo | None:
+        """A fit is a parent only for the same surrogate under the same modelled properties."""
+        if last is None or last.surrogate != self.planner.parts.surrogate.use:
+            return None
+        for revision in self.store.revisions(self.name):
+            if revision["number"] == last.revision:
+                past = CampaignConfig.model_validate(dict(revision["config"]))
+                same = (past.surrogate, past.problem().properties) == (self.config.surrogate, self.problem.properties)
+                return last if same else None
+        message = f"fit {last.id} names revision {last.revision}, which campaign {self.name!r} does not have"
+        raise StoreError(message)
+
+
+def closed_sha256(closed: frozenset[str]) -> str:
+    """Return the hash by which a decision remembers what it was not allowed to propose."""
+    return sha256(canonical_json(sorted(closed)))
+
+
+def _tokens(dataset: Dataset) -> list[int]:
+    return sorted({row.token for row in dataset.rows})
+
+
+def _threads() -> int:
+    """Read how many threads numerical libraries use; part of what a decision depends on."""
+    return int(os.environ.get("OMP_NUM_THREADS", "0")) or (os.cpu_count() or 1)
+
+
+def _renamed(config: CampaignConfig, name: str) -> CampaignConfig:
+    return CampaignConfig.model_validate({**config.snapshot(), "name": name})

@@ -1,0 +1,217 @@
+"""The one loop that serves all modes: plan when enough trials are free, carry out what is planned, stop for a reason.
+
+`parallel` trials are kept in flight. As soon as `plan_when_free` of them are free the campaign plans again, with the
+rest as pending: 1 is asynchronous, `parallel` gives synchronous rounds. The plain command line and the Prefect flow
+both run this loop; Prefect wraps its four acts by `Hooks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from orchestrator.campaign import Campaign, Plan
+from orchestrator.errors import SpaceExhausted
+from orchestrator.execution.clock import Clock
+from orchestrator.execution.executor import Executor
+from orchestrator.record.states import AttemptState, CampaignState, TrialState
+from orchestrator.record.views import FitInfo, TrialInfo
+
+T = TypeVar("T")
+
+
+class Hooks(Protocol):
+    """What may be wrapped around the loop's acts; the plain loop wraps nothing."""
+
+    async def fit(self, act: Callable[[], Awaitable[FitInfo | None]]) -> FitInfo | None:
+        """Run a training."""
+
+    async def propose(self, act: Callable[[], Awaitable[Plan]]) -> Plan:
+        """Run a choice."""
+
+    async def trial(self, trial: TrialInfo, act: Callable[[], Awaitable[TrialInfo]]) -> TrialInfo:
+        """Carry out a trial."""
+
+    async def publish(self, campaign: Campaign, news: str) -> None:
+        """Show what is new; must never raise."""
+
+
+class Plain:
+    """Hooks of the plain loop: nothing around the acts, and a place to print news.
+
+    Args:
+        say: called with one line for people whenever something happened.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
+        self.say = say
+
+    async def fit(self, act: Callable[[], Awaitable[FitInfo | None]]) -> FitInfo | None:
+        """Run a training."""
+        return await act()
+
+    async def propose(self, act: Callable[[], Awaitable[Plan]]) -> Plan:
+        """Run a choice."""
+        return await act()
+
+    async def trial(self, trial: TrialInfo, act: Callable[[], Awaitable[TrialInfo]]) -> TrialInfo:
+        """Carry out a trial."""
+        del trial
+        return await act()
+
+    async def publish(self, campaign: Campaign, news: str) -> None:
+        """Print one line."""
+        del campaign
+        self.say(news)
+
+
+async def run(
+    campaign: Campaign, *, hooks: Hooks | None = None, clock: Clock | None = None, threaded: bool = True, who: str = ""
+) -> str:
+    """Run a campaign until it stops, and say why it stopped.
+
+    Args:
+        campaign: to be run; a half-finished one is resumed where it stands.
+        hooks: wrapped around fits, choices, trials and news.
+        clock: of the campaign; a test may run it faster than the wall's.
+        threaded: plan on a thread, so that instruments go on meanwhile; off under a virtual clock.
+        who: named to others who want to run the same campaign.
+
+    Returns:
+        One sentence. The campaign is DONE, unless it was stopped, paused, or waits for a person's answer.
+
+    Raises:
+        Held: another process runs this campaign.
+        MatloopError: an instrument could not be opened, or planning failed.
+    """
+    with campaign.store.hold(campaign.name, who=who):
+        executor = campaign.executor(clock)
+        turns = _Turns(campaign, executor, hooks or Plain(), executor.clock, threaded=threaded)
+        await executor.open()
+        try:
+            for question in await executor.recover():
+                await turns.hooks.publish(campaign, str(question))
+            return await turns.run()
+        finally:
+            await turns.drop()
+            await executor.close()
+
+
+class _Turns:
+    """The turns of one loop: which trials are in flight, and when to plan again."""
+
+    def __init__(self, campaign: Campaign, executor: Executor, hooks: Hooks, clock: Clock, *, threaded: bool) -> None:
+        self.campaign = campaign
+        self.executor = executor
+        self.hooks = hooks
+        self.clock = clock
+        self.threaded = threaded
+        self.in_flight: dict[asyncio.Task[TrialInfo], int] = {}
+        self.exhausted = ""
+        self.ticked = clock.monotonic()
+
+    async def run(self) -> str:
+        """Take turns until nothing is in flight and nothing is left to plan."""
+        campaign = self.campaign
+        campaign.derive()
+        while True:
+            self._tick()
+            await self._plan()
+            self._start()
+            if not self.in_flight:
+                return await self._end()
+            done, _ = await asyncio.wait(self.in_flight, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=self.in_flight.__getitem__):
+                del self.in_flight[task]
+                trial = await task
+                campaign.derive()
+                await self.hooks.publish(campaign, _news(campaign, trial))
+
+    async def drop(self) -> None:
+        """Cancel what is in flight; the executor leaves every step in a legal state."""
+        for task in self.in_flight:
+            task.cancel()
+        await asyncio.gather(*self.in_flight, return_exceptions=True)
+        self.in_flight.clear()
+        self._tick()
+
+    async def _plan(self) -> None:
+        """Plan as many trials as are free, if enough are."""
+        config = self.campaign.config
+        while not self.exhausted:
+            free = config.parallel - len(self.campaign.open_trials())
+            if free < config.plan_when_free or self.campaign.stop_reason() is not None:
+                return
+            left = self.campaign.trials_left()
+            if left == 0:
+                return
+            initial = config.initial.trials
+            q = max(free, initial) if not self.campaign.store.decisions(self.campaign.name) else free
+            try:
+                await self.hooks.fit(lambda: self._apart(self.campaign.fit_if_due))
+                plan = await self.hooks.propose(
+                    lambda: self._apart(self.campaign.propose, q if left is None else min(q, left))  # noqa: B023
+                )
+            except SpaceExhausted as error:
+                self.exhausted = f"space exhausted: {error}"
+                return
+            labels = ", ".join(trial.candidate.label for trial in plan.trials)
+            await self.hooks.publish(self.campaign, f"decision {plan.decision} ({plan.policy}): {labels}")
+            if not plan.trials:
+                self.exhausted = "space exhausted: nothing was proposed"
+
+    def _start(self) -> None:
+        """Start planned trials, in order, until `parallel` are in flight."""
+        if self.campaign.info.state is not CampaignState.ACTIVE:
+            return
+        begun = set(self.in_flight.values())
+        held = {attempt.trial for attempt in self.campaign.store.open_attempts(self.campaign.name)}
+        for trial in self.campaign.open_trials():
+            if len(self.in_flight) >= self.campaign.config.parallel:
+                return
+            if trial.number in begun or trial.number in held:
+                continue
+            carry_out = self.hooks.trial(trial, lambda number=trial.number: self.executor.carry_out(number))  # type: ignore[misc]
+            self.in_flight[asyncio.ensure_future(carry_out)] = trial.number
+
+    async def _end(self) -> str:
+        """Say why nothing is left to do, and mark the campaign DONE where it is."""
+        campaign = self.campaign
+        waiting = [a for a in campaign.store.open_attempts(campaign.name) if a.state is AttemptState.UNKNOWN]
+        if waiting:
+            reason = f"waits for a person's answer on trial {waiting[0].trial}: matloop answer {campaign.name}"
+            await self.hooks.publish(campaign, reason)
+            return reason
+        reason = campaign.stop_reason() or self.exhausted or "nothing is left to do"
+        if campaign.info.state is CampaignState.ACTIVE:
+            campaign.store.set_state(campaign.name, CampaignState.DONE, actor="matloop", reason=reason)
+        await self.hooks.publish(campaign, reason)
+        return reason
+
+    async def _apart(self, act: Callable[..., T], *arguments: object) -> T:
+        """Run a slow act on a thread, so that instruments go on meanwhile."""
+        if self.threaded:
+            return await asyncio.to_thread(act, *arguments)
+        return act(*arguments)
+
+    def _tick(self) -> None:
+        """Account the time that the campaign has been run."""
+        now = self.clock.monotonic()
+        self.campaign.store.tick(self.campaign.name, (now - self.ticked) / 3600)
+        self.ticked = now
+
+
+def _news(campaign: Campaign, trial: TrialInfo) -> str:
+    """Describe how a trial ended, in one line."""
+    label = f"trial {trial.number} {trial.candidate.label}"
+    if trial.state is not TrialState.COMPLETED:
+        return f"{label}: {trial.state.value.lower()} {trial.reason}".rstrip()
+    properties = campaign.problem.properties
+    rows = {row.property: row for row in campaign.dataset().rows if row.trial == trial.number}
+    values = [
+        f"{name} = {row.value:.4g} {campaign.problem.units[name]}"
+        for name in properties
+        if (row := rows.get(name)) is not None and row.value is not None
+    ]
+    return f"{label}: {', '.join(values) or 'measured'}"
