@@ -285,12 +285,31 @@ def score(arm: str, trajectories: Sequence[Trajectory], truth: Truth, share: flo
         regret={m: interval(regrets[:, m - 1]) for m in marks},
         enhancement={m: interval(curves[:, m - 1] / (m / pool)) for m in marks},
         acceleration={
-            f"{level:.0%}": interval([level * pool / (int(np.argmax(c >= level)) + 1) for c in curves])
+            f"{level:.0%}": interval([expected_at_random(level, len(best), pool) / _reached(c, level) for c in curves])
             for level in (0.2, 0.5, 0.8)
             if (curves[:, -1] >= level).all()
         },
         seconds=float(np.median([t.seconds for t in trajectories])),
     )
+
+
+def expected_at_random(level: float, hits: int, pool: int) -> float:
+    """Return how many random choices without replacement are expected to find a share of the hits.
+
+    Args:
+        level: share of the hits wanted.
+        hits: how many there are.
+        pool: size of the pool.
+
+    Returns:
+        k (N + 1) / (K + 1), the expected place of the k-th of K hits among N.
+    """
+    return int(np.ceil(level * hits - 1e-9)) * (pool + 1) / (hits + 1)
+
+
+def _reached(curve: Array, level: float) -> int:
+    """Return after how many measurements a recall curve first reaches a level."""
+    return int(np.argmax(curve >= level - 1e-9)) + 1
 
 
 def interval(values: Any, seed: int = 0) -> Interval:
