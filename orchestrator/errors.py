@@ -18,6 +18,7 @@
     │   ├── Aborted               (started)  stopped on request
     │   ├── BadData               (done)     the work was done, the data cannot be used
     │   └── Fault                 (unknown)  the instrument reports a failure of its own
+    ├── Unanswered                a person must first say what became of an attempt; nothing else can go on
     ├── SurrogateError
     │   ├── NotEnoughData         fewer labels than the surrogate needs
     │   └── Diverged              training did not give finite numbers
@@ -148,6 +149,10 @@ class BadData(InstrumentError):
 
 class Fault(InstrumentError):
     """The instrument reports a failure of its own."""
+
+
+class Unanswered(MatloopError):
+    """A person must first say what became of an attempt; until then its instrument is held."""
 
 
 class SurrogateError(MatloopError):

@@ -287,12 +287,12 @@ class Result:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], read: Callable[[str], bytes]) -> Result:
+    def from_json(cls, content: Mapping[str, Any], read: Callable[[str], bytes] | None = None) -> Result:
         """Build the result from `to_json` content.
 
         Args:
             content: numbers may be text such as ``"nan"``, which JSON has no number for.
-            read: gives the content of an attachment by its hash.
+            read: gives the content of an attachment by its hash; without it the attachments are left out.
 
         Returns:
             The result as the driver returned it.
@@ -313,7 +313,9 @@ class Result:
             structures=frozen({name: Crystal.from_json(c) for name, c in content["structures"].items()}),
             applied=_quantities(content["applied"]),
             applied_choices=frozen(content["applied_choices"]),
-            attachments=tuple(Attachment(name, media, read(digest)) for name, media, digest in content["attachments"]),
+            attachments=tuple(
+                Attachment(name, media, read(digest)) for name, media, digest in content["attachments"] if read
+            ),
             notes=content["notes"],
         )
 
