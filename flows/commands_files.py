@@ -1,0 +1,109 @@
+"""Commands around campaign files: validate, plugins, replay."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from flows.session import lab_option
+from orchestrator.errors import ConfigError, MatloopError
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@lab_option
+def validate(*, files: tuple[Path, ...], lab: Path | None) -> None:
+    """Check campaign files without touching an instrument."""
+    from flows.summary import summary  # noqa: PLC0415  not needed by --help
+    from orchestrator.config.check import check  # noqa: PLC0415  builds plug-ins
+    from orchestrator.config.read import load_campaign  # noqa: PLC0415  the same
+
+    wrong = 0
+    for file in files:
+        try:
+            loaded = load_campaign(file, lab=lab)
+            checked = check(loaded)
+        except MatloopError as error:
+            if len(files) == 1:
+                raise
+            wrong += 1
+            click.echo(str(error), err=True)
+            continue
+        click.echo(f"{file}: good")
+        for line in summary(loaded):
+            click.echo(f"  {line}")
+        for notice in checked.notices:
+            click.echo(f"  note: {notice}")
+    if wrong:
+        click.echo(f"{wrong} of {len(files)} files are wrong", err=True)
+        sys.exit(2)
+
+
+@click.command()
+@click.argument("kind", required=False)
+def plugins(*, kind: str | None) -> None:
+    """List what campaign and lab files can use."""
+    from rich.console import Console  # noqa: PLC0415  not needed by --help
+    from rich.table import Table  # noqa: PLC0415  the same
+
+    from orchestrator import plugins as door  # noqa: PLC0415  pydantic is not needed by --help
+    from orchestrator.protocols import PROTOCOLS  # noqa: PLC0415  the same
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("kind", "name", "class", "package"):
+        table.add_column(title, overflow="fold")
+    for each in (kind,) if kind else PROTOCOLS:
+        for listing in door.available(each).values():
+            table.add_row(listing.kind, listing.name, listing.path, f"{listing.distribution} {listing.version}")
+    Console().print(table)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--data", type=click.Path(exists=True, path_type=Path), help="Table instead of the one in the file.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="Campaigns per arm.")
+@click.option("--against", default="random,greedy", show_default=True, help="Policies to compare with, by comma.")
+@click.option(
+    "--share", default=0.01, show_default=True, type=click.FloatRange(0, 1, min_open=True), help="Best share."
+)
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the rows to a file.")
+def replay(*, file: Path, data: Path | None, seeds: int, against: str, share: float, out: Path | None) -> None:
+    """Back-test a campaign file on known data."""
+    from rich.console import Console  # noqa: PLC0415  not needed by --help
+    from rich.table import Table  # noqa: PLC0415  the same
+
+    from orchestrator import replay as back_test  # noqa: PLC0415  imports the learning rooms
+
+    console = Console()
+    arms = tuple(name.strip() for name in against.split(",") if name.strip())
+    if out is not None and not out.parent.is_dir():
+        message = f"the folder {out.parent} does not exist; make it, or give --json another place"
+        raise ConfigError(message)
+    with console.status("reading the data") as line:
+        scores = back_test.replay(
+            file,
+            data=data,
+            seeds=range(seeds),
+            against=arms,
+            share=share,
+            progress=lambda arm, seed: line.update(f"{arm}, seed {seed}"),
+        )
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title=f"recall of the best {share:.0%}, median of {seeds}"
+    )
+    table.add_column("arm")
+    marks = list(scores[0].recall)
+    for mark in marks:
+        table.add_column(f"after {mark}", justify="right")
+    table.add_column("seconds", justify="right")
+    for score in scores:
+        cells = [f"{i.median:.2f} [{i.low:.2f}, {i.high:.2f}]" for i in (score.recall[mark] for mark in marks)]
+        table.add_row(score.arm, *cells, f"{score.seconds:.1f}")
+    console.print(table)
+    if out is not None:
+        command = f"matloop replay {file.name} --seeds {seeds} --against {against}"
+        content = back_test.as_json(scores, work=f"replay of {file.name}", command=command)
+        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,142 @@
+"""How a campaign stands: one reading of the store, for the terminal and for the Prefect page."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.config.schema import CampaignConfig
+from orchestrator.ranking import Best, rank
+from orchestrator.record.states import AttemptState, TrialState
+
+if TYPE_CHECKING:
+    from orchestrator.domain import Problem
+    from orchestrator.record.store import CampaignStore
+    from orchestrator.record.views import AttemptInfo, CampaignInfo, DecisionInfo, FitInfo, TrialInfo
+
+QUESTIONS = (AttemptState.UNKNOWN, AttemptState.HELD)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One campaign at one moment.
+
+    Args:
+        info: the campaign's row.
+        problem: what is pursued.
+        trials: all of them, by number.
+        ranked: measured ones, best first.
+        decision: the last one.
+        decisions: how many there are.
+        fits: all of them, the last one last.
+        questions: attempts that wait for a person's answer.
+    """
+
+    info: CampaignInfo
+    problem: Problem
+    trials: tuple[TrialInfo, ...]
+    ranked: tuple[Best, ...]
+    decision: DecisionInfo | None
+    decisions: int
+    fits: tuple[FitInfo, ...]
+    questions: tuple[AttemptInfo, ...]
+
+    @classmethod
+    def of(cls, store: CampaignStore, name: str) -> Overview:
+        """Read a campaign from the store; its plug-ins are not needed."""
+        info = store.campaign(name)
+        problem = CampaignConfig.model_validate(dict(info.config)).problem()
+        trials = tuple(store.trials(name))
+        decisions = store.decisions(name)
+        return cls(
+            info=info,
+            problem=problem,
+            trials=trials,
+            ranked=tuple(rank(problem, store.dataset(name, units=problem.units), trials)),
+            decision=decisions[-1] if decisions else None,
+            decisions=len(decisions),
+            fits=tuple(store.fits(name)),
+            questions=tuple(a for a in store.open_attempts(name) if a.state in QUESTIONS),
+        )
+
+    @property
+    def counts(self) -> Counter[TrialState]:
+        """Number of trials in each state."""
+        return Counter(trial.state for trial in self.trials)
+
+    @property
+    def in_flight(self) -> tuple[TrialInfo, ...]:
+        """Trials that run now."""
+        return tuple(trial for trial in self.trials if trial.state is TrialState.RUNNING)
+
+    @property
+    def waiting(self) -> tuple[TrialInfo, ...]:
+        """Trials that are planned and not begun."""
+        return tuple(trial for trial in self.trials if trial.state is TrialState.PLANNED)
+
+    @property
+    def fraction(self) -> float | None:
+        """The share of the budget that is used, by the cap that is nearest; None where nothing caps."""
+        budget, spent = self.problem.budget, self.info.spent
+        shares = [
+            used / cap
+            for used, cap in ((spent.trials, budget.trials), (spent.hours, budget.hours), (spent.cost, budget.cost))
+            if cap
+        ]
+        return min(1.0, max(shares)) if shares else None
+
+    def budget(self) -> str:
+        """Write what is used of the budget."""
+        budget, spent = self.problem.budget, self.info.spent
+        parts = [f"{spent.trials} of {budget.trials} trials" if budget.trials else f"{spent.trials} trials"]
+        if budget.hours:
+            parts.append(f"{spent.hours:.2f} of {budget.hours:g} h")
+        if budget.cost:
+            parts.append(f"{spent.cost:g} of {budget.cost:g} cost units")
+        return ", ".join(parts)
+
+    def goals(self) -> str:
+        """Write what is pursued."""
+        objectives = [
+            f"{o.goal} {o.property} ({o.unit})" + (f" → {o.target:g}" if o.target is not None else "")
+            for o in self.problem.objectives
+        ]
+        constraints = [
+            f"{c.property} " + " and ".join(bound for bound in (_bound("≥", c.low), _bound("≤", c.high)) if bound)
+            for c in self.problem.constraints
+        ]
+        return "; ".join(objectives) + (f"; with {', '.join(constraints)}" if constraints else "")
+
+    def best_value(self) -> str:
+        """Write the best value of each objective's property at the leading candidate, or a dash."""
+        if not self.ranked or not self.ranked[0].feasible:
+            return "–"
+        best = self.ranked[0]
+        return ", ".join(
+            f"{number(best.values[o.property])} {o.unit}".replace(" dimensionless", "") for o in self.problem.objectives
+        )
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Write a number for people; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def ago(micros: int, now: float | None = None) -> str:
+    """Write how long ago a moment was.
+
+    Args:
+        micros: UTC in microseconds.
+        now: UTC in seconds; default now.
+    """
+    seconds = max(0.0, (time.time() if now is None else now) - micros / 1e6)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def _bound(sign: str, value: float | None) -> str:
+    return "" if value is None else f"{sign} {value:g}"

@@ -1,0 +1,38 @@
+"""What a campaign file says, in a few lines for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.config.read import Loaded
+
+
+def summary(loaded: Loaded) -> list[str]:
+    """Say in a few lines what a campaign would do.
+
+    Args:
+        loaded: a checked file.
+
+    Returns:
+        Lines for people.
+    """
+    config = loaded.config
+    objectives = ", ".join(f"{o.goal} {o.property} ({o.unit})" for o in config.objectives)
+    steps = " → ".join(f"{s.step} ({s.instrument})" for s in config.procedure) or "measured by hand, with ask and tell"
+    surrogate = config.surrogate.use if config.surrogate else "the default for this space"
+    caps = [
+        f"{config.budget.trials} trials" if config.budget.trials else "",
+        f"{config.budget.hours:g} h" if config.budget.hours else "",
+        f"cost {config.budget.cost:g}" if config.budget.cost else "",
+    ]
+    lines = [
+        f"objective:  {objectives}",
+        f"space:      {config.space.use}",
+        f"procedure:  {steps}",
+        f"learning:   {surrogate}, {config.acquisition.use}, {config.parallel} in flight",
+        f"budget:     {', '.join(cap for cap in caps if cap)}",
+    ]
+    if config.stop:
+        lines.append(f"stop:       {', '.join(rule.use for rule in config.stop)}")
+    return lines
