@@ -1,0 +1,237 @@
+"""What the Gaussian-process surrogates share: fit, calibrate, refresh, ask, save. They differ in their features only.
+
+A subclass learns an encoding of candidates and says how its columns enter the covariance. Everything after that (one
+exact Gaussian process a property, calibration on held-out labels, pathwise draws, the botorch view) stands here.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.domain import Array, Candidate, Dataset, FitReport, JsonObject, Prediction, Problem
+from orchestrator.errors import SurrogateError
+from orchestrator.protocols import BotorchView, Support
+from orchestrator.surrogates import state
+from orchestrator.surrogates.calibration import HeldOut, assess, sd_factor
+from orchestrator.surrogates.encoding import Scaling
+from orchestrator.surrogates.heads import GaussianHead, Points
+from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.targets import Standardised, Target, learn_targets, standardise
+
+CHUNK = 4096
+"""Candidates asked at once: bounds the memory of cross-covariances."""
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """How the columns of an encoding enter the covariance.
+
+    Args:
+        scaling: raw columns → normalised ones.
+        terms: the covariance over normalised columns.
+    """
+
+    scaling: Scaling
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    properties: tuple[str, ...]
+    targets: tuple[Target, ...]
+    design: Design
+    heads: tuple[GaussianHead, ...]
+
+
+class GaussianSurrogate(ABC):
+    """Exact Gaussian processes on learned or fixed features; see `orchestrator.protocols.Surrogate`."""
+
+    kind: ClassVar[str]
+
+    def __init__(self) -> None:
+        self._fitted: _Fitted | None = None
+        self._current: tuple[GaussianHead, ...] = ()
+        self._loaded = False
+        self.notes: list[str] = []
+
+    # --- what a subclass gives --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def supports(self) -> frozenset[Support]:
+        """Name what it can learn from and answer."""
+
+    @abstractmethod
+    def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
+        """Learn the encoding from labelled candidates, so that `_encode` works, and lay out the covariance."""
+
+    @abstractmethod
+    def _encode(self, candidates: Sequence[Candidate]) -> Array:
+        """Return raw columns, n × d, of the encoding last learned or loaded."""
+
+    @abstractmethod
+    def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
+        """Return what `_load_encoding` needs."""
+
+    @abstractmethod
+    def _load_encoding(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
+        """Restore the encoding."""
+
+    def knows(self) -> frozenset[str]:
+        """Name the pretrained knowledge inside: none, unless a subclass says otherwise."""
+        return frozenset()
+
+    def _held_out(self, data: Standardised, j: int, head: GaussianHead) -> tuple[Array, Array]:
+        """Return honest residuals and sds of property j in standardised units: by default leave-one-out."""
+        del data, j
+        return head.leave_one_out()
+
+    def _device(self) -> str:
+        return "cpu"
+
+    def _differentiable(self) -> tuple[int, ...]:
+        return ()
+
+    # --- the contract -----------------------------------------------------------------------------------------------
+
+    def fit(self, dataset: Dataset, problem: Problem, seed: int) -> FitReport:
+        """Train on a dataset; see `Surrogate.fit`."""
+        started = time.perf_counter()
+        warm = self._loaded
+        previous = self._fitted if warm else None
+        properties = problem.properties
+        targets, self.notes = learn_targets(dataset, properties)
+        data = standardise(dataset, properties, targets)
+        design = self._learn(data, seed, warm=warm)
+        x = design.scaling.apply(self._encode(data.labels.candidates))
+        heads, metrics, calibration = [], {}, {}
+        for j, name in enumerate(properties):
+            rows = np.isfinite(data.y[:, j])
+            old = previous.heads[j] if previous is not None else None
+            start = old.hyper if old is not None and old.terms == design.terms else None
+            head = GaussianHead.fit(design.terms, Points(x[rows], data.y[rows, j], data.known[rows, j]), start)
+            residuals, sd = self._held_out(data, j, head)
+            scale = targets[j].scale
+            held_out = HeldOut(residuals * scale, sd * scale, targets[j].back(data.y[rows, j]))
+            head = head.scaled(sd_factor(held_out))
+            if head.jitter:
+                self.notes.append(f"{name}: {head.jitter:g} was added to the covariance's diagonal to invert it")
+            metrics[name], calibration[name] = assess(held_out)
+            heads.append(head)
+        self._fitted = _Fitted(properties, targets, design, tuple(heads))
+        self._current = tuple(heads)
+        self._loaded = False
+        return FitReport(
+            labels=len(data),
+            data_sha256=dataset.sha256,
+            metrics=metrics,
+            calibration=calibration,
+            device=self._device(),
+            seconds=time.perf_counter() - started,
+            warm=warm,
+            notes=tuple(self.notes),
+        )
+
+    def update(self, dataset: Dataset) -> None:
+        """Condition on another dataset; encoding, hyperparameters and calibration stay those of the fit."""
+        fitted = self._need()
+        data = standardise(dataset, fitted.properties, fitted.targets)
+        x = fitted.design.scaling.apply(self._encode(data.labels.candidates)) if len(data) else None
+        current = []
+        for j, head in enumerate(fitted.heads):
+            rows = np.isfinite(data.y[:, j])
+            points = x[rows] if x is not None else np.zeros((0, head.data.x.shape[1]))
+            current.append(head.conditioned(Points(points, data.y[rows, j], data.known[rows, j])))
+        self._current = tuple(current)
+
+    def predict(self, candidates: Sequence[Candidate]) -> Prediction:
+        """Return means and standard deviations, n × m, epistemic and noise apart."""
+        fitted = self._need()
+        shape = (len(candidates), len(fitted.properties))
+        mean, epistemic, noise = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for start, x in self._chunks(candidates):
+            rows = slice(start, start + len(x))
+            for j, (head, target) in enumerate(zip(self._current, fitted.targets, strict=True)):
+                centre, variance = head.predict(x)
+                mean[rows, j] = target.back(centre)
+                epistemic[rows, j] = target.scale * np.sqrt(variance)
+                noise[rows, j] = target.scale * np.sqrt(head.noise_variance)
+        return Prediction(mean, epistemic, noise)
+
+    def draw(self, candidates: Sequence[Candidate], s: int, seed: int) -> Array:
+        """Return the values of `s` functions from the posterior, s × n × m."""
+        fitted = self._need()
+        values = np.zeros((s, len(candidates), len(fitted.properties)))
+        for start, x in self._chunks(candidates):
+            for j, (head, target) in enumerate(zip(self._current, fitted.targets, strict=True)):
+                values[:, start : start + len(x), j] = target.back(head.draw(x, s, (seed, j)))
+        return values
+
+    def to_botorch(self) -> BotorchView:
+        """Return the posterior of the last update as a botorch model over raw columns."""
+        from botorch.models import ModelListGP  # noqa: PLC0415  only acquisition with gradients pays the import
+
+        fitted = self._need()
+        scaling = fitted.design.scaling
+        models = [
+            head.to_botorch(scaling, target.shift, target.scale)
+            for head, target in zip(self._current, fitted.targets, strict=True)
+        ]
+        return BotorchView(
+            model=models[0] if len(models) == 1 else ModelListGP(*models),
+            encode=self._encode,
+            differentiable=self._differentiable(),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the state of the last fit as safetensors and JSON."""
+        fitted = self._need()
+        arrays, encoding = self._encoding_state()
+        arrays |= {"scaling.shift": fitted.design.scaling.shift, "scaling.scale": fitted.design.scaling.scale}
+        for j, head in enumerate(fitted.heads):
+            arrays |= {f"head.{j}.{name}": array for name, array in head.arrays().items()}
+        rest: JsonObject = {
+            "encoding": encoding,
+            "terms": [term.to_json() for term in fitted.design.terms],
+            "log": list(fitted.design.scaling.log),
+            "targets": [target.to_json() for target in fitted.targets],
+            "sd_scales": [head.sd_scale for head in fitted.heads],
+        }
+        state.write(folder, self.kind, fitted.properties, arrays, rest)
+
+    def load(self, folder: Path, problem: Problem) -> None:
+        """Read what `save` wrote."""
+        arrays, rest = state.read(folder, self.kind, problem.properties)
+        self._load_encoding(arrays, rest["encoding"])
+        terms = tuple(Term.from_json(term) for term in rest["terms"])
+        scaling = Scaling(tuple(rest["log"]), arrays["scaling.shift"], arrays["scaling.scale"])
+        heads = []
+        for j, sd_scale in enumerate(rest["sd_scales"]):
+            parts = {name: arrays[f"head.{j}.{name}"] for name in ("hyper", "x", "y", "known")}
+            heads.append(GaussianHead.from_arrays(terms, parts, sd_scale))
+        targets = tuple(Target(**target) for target in rest["targets"])
+        self._fitted = _Fitted(problem.properties, targets, Design(scaling, terms), tuple(heads))
+        self._current = tuple(heads)
+        self._loaded = True
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _need(self) -> _Fitted:
+        if self._fitted is None:
+            message = f"this {self.kind} was asked before it was trained; call fit or load first"
+            raise SurrogateError(message)
+        return self._fitted
+
+    def _chunks(self, candidates: Sequence[Candidate]) -> list[tuple[int, Array]]:
+        scaling = self._need().design.scaling
+        return [
+            (start, scaling.apply(self._encode(candidates[start : start + CHUNK])))
+            for start in range(0, len(candidates), CHUNK)
+        ]

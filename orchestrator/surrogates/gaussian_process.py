@@ -1,0 +1,123 @@
+"""Gaussian process over process parameters, compositions, or both: the surrogate of ``box`` spaces.
+
+Every numeric parameter and every categorical one has its own lengthscale (automatic relevance determination) with the
+dimension-scaled prior of Hvarfner et al. 2024. The botorch view is differentiable in the numeric parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from orchestrator.domain import Array, Candidate, JsonObject
+from orchestrator.errors import SurrogateError
+from orchestrator.networks import composition
+from orchestrator.protocols import Options, Support
+from orchestrator.surrogates.encoding import Columns, Scaling
+from orchestrator.surrogates.gaussian import Design, GaussianSurrogate
+from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.targets import Standardised
+
+COMPOSITION_FLOOR = 0.1
+"""Smallest scale of a composition feature, in units of its spread over the elements."""
+
+
+class GaussianProcessOptions(Options):
+    """Options of `gaussian_process`."""
+
+    kernel: Literal["matern52", "rbf"] = Field(default="matern52", description="rbf believes in smoother functions")
+    features: Literal["auto", "parameters", "composition"] = Field(
+        default="auto", description="auto: parameters where candidates have them, and composition where they have one"
+    )
+    log: tuple[str, ...] = Field(default=(), description="numeric parameters whose logarithm matters")
+    bounds: dict[str, tuple[float, float]] = Field(
+        default_factory=dict, description="range of numeric parameters; the labelled range where absent"
+    )
+    choices: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="choices of categorical parameters, besides those among the labelled ones"
+    )
+
+
+class GaussianProcess(GaussianSurrogate):
+    """Gaussian process over parameters or compositions.
+
+    Encoding (`to_botorch().encode`): numeric parameters sorted by name with raw values, then a one-hot block for each
+    categorical parameter sorted by name with sorted choices, then composition statistics where used.
+
+    Args:
+        options: see `GaussianProcessOptions`.
+    """
+
+    Options = GaussianProcessOptions
+    kind = "gaussian_process"
+
+    def __init__(self, options: GaussianProcessOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or GaussianProcessOptions()
+        self._columns = Columns()
+        self._composition = False
+
+    def supports(self) -> frozenset[Support]:
+        """Name what it can learn from and answer."""
+        return frozenset({"structure", "composition", "parameters", "uncertainty", "draws", "botorch"})
+
+    def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
+        del seed, warm
+        candidates, wanted = data.labels.candidates, self.options.features
+        if wanted == "composition":
+            self._columns = Columns()
+        else:
+            self._columns = Columns.learn(candidates, self.options.choices)
+        formulas = [candidate.crystal is not None or candidate.composition is not None for candidate in candidates]
+        self._composition = wanted == "composition" or (wanted == "auto" and all(formulas))
+        groups = list(self._columns.blocks)
+        if not groups and not self._composition:
+            message = f"the candidates have no parameters and no composition to learn from (features: {wanted})"
+            raise SurrogateError(message)
+        unknown = (set(self.options.log) | set(self.options.bounds)) - set(self._columns.numeric)
+        if unknown:
+            message = (
+                f"'log' or 'bounds' name {', '.join(sorted(unknown))}, which are no numeric parameters of the"
+                f" candidates; those are {', '.join(self._columns.numeric) or 'none'}"
+            )
+            raise SurrogateError(message)
+        raw = self._encode(candidates)
+        at = {name: i for i, name in enumerate(self._columns.numeric)}
+        parameters = sum(len(group) for group in groups)
+        scaling = Scaling.unit_range(
+            raw,
+            {at[name]: pair for name, pair in self.options.bounds.items()}
+            | {column: (0.0, 1.0) for group in groups[len(at) :] for column in group},
+            tuple(at[name] for name in sorted(self.options.log)),
+        )
+        if self._composition:
+            floors = COMPOSITION_FLOOR * composition.spread()
+            part = Scaling.standardise(raw[:, parameters:], floors)
+            scaling = Scaling(
+                scaling.log,
+                np.concatenate([scaling.shift[:parameters], part.shift]),
+                np.concatenate([scaling.scale[:parameters], part.scale]),
+            )
+            groups.append(tuple(range(parameters, raw.shape[1])))
+        return Design(scaling, (Term(self.options.kernel, tuple(groups)),))
+
+    def _encode(self, candidates: Sequence[Candidate]) -> Array:
+        parts = [self._columns.encode(candidates)]
+        if self._composition:
+            parts.append(composition.statistics(candidates))
+        return np.hstack(parts)
+
+    def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
+        return {}, {"columns": self._columns.to_json(), "composition": self._composition}
+
+    def _load_encoding(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
+        del arrays
+        self._columns = Columns.from_json(rest["columns"])
+        self._composition = bool(rest["composition"])
+
+    def _differentiable(self) -> tuple[int, ...]:
+        return tuple(range(len(self._columns.numeric)))

@@ -1,0 +1,376 @@
+"""An exact Gaussian process on given features: one property, double precision, everything in closed form.
+
+Hyperparameters are the maximum of the posterior (marginal likelihood times priors). Known standard errors enter as
+known noise; further noise is always learned beside them. Draws are pathwise (Wilson et al., JMLR 22, 2021,
+doi:10.48550/arXiv.2011.04026): a prior function from random features plus the exact update, so that a value never
+depends on which other points are asked. Leave-one-out residuals are those of Sundararajan and Keerthi, Neural
+Computation 13, 2001, doi:10.1162/08997660151134343.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from orchestrator.domain import Array
+from orchestrator.errors import Diverged
+from orchestrator.surrogates.encoding import Scaling
+from orchestrator.surrogates.kernels import Term
+
+NOISE_FLOOR = 1e-5
+"""Smallest noise variance in units of the labels' variance; below it the matrices lose their precision."""
+NOISE_CENTER, NOISE_SIGMA = -4.0, 1.0
+"""Log-normal prior of the noise variance (Hvarfner et al. 2024)."""
+VARIANCE_SIGMA = 1.0
+"""Log-normal prior of a term's variance around 1: labels are standardised."""
+JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
+"""Added to the diagonal in turn until the Cholesky factor exists; what was needed is noted."""
+FREQUENCIES = 1024
+"""Random features a radial term: the error of a prior covariance is about 1/sqrt(1024) = 3 % of the variance."""
+MOST_FOR_HYPERPARAMETERS = 800
+"""More labels than this do not change hyperparameters noticeably, but cost the third power."""
+STARTS = (-1.5, 0.0, 1.5)
+"""Starting lengthscales: factors e^x of the square root of the number of columns."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What `fit` learns, in units of standardised labels.
+
+    Args:
+        log_lengthscales: of all terms, one after the other.
+        log_variances: one a term.
+        log_noise: of the learned noise variance.
+        mean: constant.
+    """
+
+    log_lengthscales: Array
+    log_variances: Array
+    log_noise: float
+    mean: float
+
+    def pack(self) -> Array:
+        """Return all numbers as one vector."""
+        return np.concatenate([self.log_lengthscales, self.log_variances, [self.log_noise, self.mean]])
+
+    @classmethod
+    def unpack(cls, vector: Array, terms: tuple[Term, ...]) -> Hyperparameters:
+        """Build from `pack`'s vector."""
+        scales = sum(term.lengthscales for term in terms)
+        return cls(
+            np.array(vector[:scales]),
+            np.array(vector[scales : scales + len(terms)]),
+            float(vector[-2]),
+            float(vector[-1]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What a process is conditioned on.
+
+    Args:
+        x: n × d features, already normalised.
+        y: n standardised labels.
+        known: n known noise variances in units of standardised labels; zeros where unknown.
+    """
+
+    x: Array
+    y: Array
+    known: Array
+
+    def __len__(self) -> int:
+        """Count the labels."""
+        return len(self.data.y)
+
+
+class GaussianHead:
+    """Gaussian process of one property.
+
+    Args:
+        terms: the covariance.
+        hyper: hyperparameters.
+        data: what it is conditioned on.
+        sd_scale: calibration: factor of all standard deviations. It multiplies variances and noise alike, so means
+            stay what they are.
+    """
+
+    def __init__(self, terms: tuple[Term, ...], hyper: Hyperparameters, data: Points, sd_scale: float = 1.0) -> None:
+        self.terms = terms
+        self.hyper = hyper
+        self.data = data
+        self.sd_scale = sd_scale
+        self._x = torch.from_numpy(np.ascontiguousarray(data.x))
+        covariance = self._covariance(self._x, self._x).numpy()
+        covariance[np.diag_indices_from(covariance)] += math.exp(hyper.log_noise) + data.known
+        self._chol, self.jitter = _cholesky(covariance)
+        self._alpha = _solve(self._chol, data.y - hyper.mean)
+
+    # --- fitting ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        terms: tuple[Term, ...],
+        data: Points,
+        start: Hyperparameters | None = None,
+        steps: int = 60,
+    ) -> GaussianHead:
+        """Learn hyperparameters.
+
+        Args:
+            terms: the covariance.
+            data: what it is conditioned on.
+            start: an earlier fit's, tried besides the fixed starts.
+            steps: most iterations of L-BFGS.
+
+        Returns:
+            The head, not yet calibrated.
+
+        Raises:
+            Diverged: no finite optimum was found.
+        """
+        pick = _spread(len(data), MOST_FOR_HYPERPARAMETERS)
+        few = tuple(torch.from_numpy(np.ascontiguousarray(a[pick])) for a in (data.x, data.y, data.known))
+        starts = [_initial(terms, factor) for factor in STARTS]
+        if start is not None and len(start.pack()) == len(starts[0]):
+            starts.append(start.pack())
+        bounds = _bounds(terms)
+        values = [_objective(vector, terms, few)[0] for vector in starts]
+        best = starts[int(np.argmin(values))]
+        found = minimize(
+            _objective, best, args=(terms, few), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
+        )
+        if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
+            message = (
+                f"the Gaussian process has no finite optimum on {len(data)} labels; look for extreme values among them"
+            )
+            raise Diverged(message)
+        return cls(terms, Hyperparameters.unpack(found.x, terms), data)
+
+    def conditioned(self, data: Points) -> GaussianHead:
+        """Return the same process on other data, hyperparameters and calibration kept."""
+        return GaussianHead(self.terms, self.hyper, data, self.sd_scale)
+
+    def scaled(self, sd_scale: float) -> GaussianHead:
+        """Return the same process with its standard deviations multiplied by `sd_scale`."""
+        other = GaussianHead.__new__(GaussianHead)
+        other.__dict__.update(self.__dict__)
+        other.sd_scale = sd_scale
+        return other
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    @property
+    def noise_variance(self) -> float:
+        """Variance of one more measurement: learned noise plus the typical known one, calibrated."""
+        typical = float(np.median(self.data.known)) if len(self.data.known) else 0.0
+        return self.sd_scale**2 * (math.exp(self.hyper.log_noise) + typical)
+
+    def predict(self, x: Array) -> tuple[Array, Array]:
+        """Return the mean and the epistemic variance at k points, in standardised units."""
+        points = torch.from_numpy(np.ascontiguousarray(x))
+        prior = self._variances(points)
+        if not len(self.data.y):
+            return np.full(len(x), self.hyper.mean), self.sd_scale**2 * prior
+        cross = self._covariance(points, self._x).numpy()
+        half = torch.linalg.solve_triangular(self._chol, torch.from_numpy(cross.T), upper=False).numpy()
+        variance = np.maximum(prior - (half * half).sum(0), 1e-12 * np.maximum(prior, 1e-12))
+        return self.hyper.mean + cross @ self._alpha, self.sd_scale**2 * variance
+
+    def draw(self, x: Array, s: int, seed: Sequence[int]) -> Array:
+        """Return values of `s` functions at k points, s × k, in standardised units.
+
+        Args:
+            x: k × d features.
+            s: number of functions; the first functions are the same for a larger `s`.
+            seed: fixes the functions, together with the data.
+        """
+        streams = np.random.SeedSequence(list(seed)).spawn(2 * len(self.terms) + 1)
+        here, there, weights = [], [], []
+        offset = 0
+        for j, term in enumerate(self.terms):
+            scales = self.hyper.log_lengthscales[offset : offset + term.lengthscales]
+            offset += term.lengthscales
+            frequencies = term.frequencies(scales, FREQUENCIES, np.random.default_rng(streams[2 * j]))
+            amplitude = math.exp(0.5 * self.hyper.log_variances[j])
+            here.append(amplitude * term.features(x, frequencies))
+            there.append(amplitude * term.features(self.data.x, frequencies))
+            weights.append(np.random.default_rng(streams[2 * j + 1]).standard_normal((s, here[-1].shape[1])))
+        prior = np.hstack(here)
+        mean, variance = self.predict(x)
+        if not len(self.data.y):
+            return mean + self.sd_scale * (np.hstack(weights) @ prior.T)
+        noise = np.sqrt(math.exp(self.hyper.log_noise) + self.data.known)
+        cross = self._covariance(torch.from_numpy(np.ascontiguousarray(x)), self._x).numpy()
+        left = prior - cross @ _solve(self._chol, np.hstack(there))
+        measured = cross @ _solve(self._chol, np.diag(noise))
+        deviation = np.hstack(weights) @ left.T
+        deviation -= np.random.default_rng(streams[-1]).standard_normal((s, len(self.data.y))) @ measured.T
+        # Few random frequencies lie in the tail of the spectrum, which is all that is uncertain among many precise
+        # labels; so the shape of the deviation is theirs and its size at each point is the exact one.
+        size = np.sqrt((left * left).sum(1) + (measured * measured).sum(1))
+        return mean + deviation * (np.sqrt(variance) / np.maximum(size, 1e-12))
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Return residuals (label minus prediction without it) and their standard deviations, noise included."""
+        inverse = torch.cholesky_inverse(self._chol).numpy()
+        diagonal = np.diag(inverse)
+        residuals: Array = self._alpha / diagonal
+        return residuals, self.sd_scale / np.sqrt(diagonal)
+
+    # --- the same process elsewhere ---------------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the state as arrays."""
+        return {"hyper": self.hyper.pack(), "x": self.data.x, "y": self.data.y, "known": self.data.known}
+
+    @classmethod
+    def from_arrays(cls, terms: tuple[Term, ...], arrays: Mapping[str, Array], sd_scale: float) -> GaussianHead:
+        """Build from `arrays`."""
+        hyper = Hyperparameters.unpack(arrays["hyper"], terms)
+        return cls(terms, hyper, Points(arrays["x"], arrays["y"], arrays["known"]), sd_scale)
+
+    def to_botorch(self, scaling: Scaling, shift: float, scale: float) -> Any:
+        """Return the process as a botorch `SingleTaskGP` over raw features and in the property's unit.
+
+        Args:
+            scaling: raw → normalised features.
+            shift: subtracted when labels were standardised.
+            scale: divided by when labels were standardised.
+
+        Returns:
+            The model in evaluation mode.
+        """
+        from botorch.models import SingleTaskGP  # noqa: PLC0415  see kernels.Term.to_gpytorch
+        from gpytorch.kernels import AdditiveKernel  # noqa: PLC0415
+        from gpytorch.likelihoods import GaussianLikelihood  # noqa: PLC0415
+        from gpytorch.means import ConstantMean  # noqa: PLC0415
+
+        factor = (scale * self.sd_scale) ** 2
+        kernels, offset = [], 0
+        for term, log_variance in zip(self.terms, self.hyper.log_variances, strict=True):
+            scales = self.hyper.log_lengthscales[offset : offset + term.lengthscales]
+            offset += term.lengthscales
+            kernels.append(term.to_gpytorch(scales.tolist(), factor * math.exp(log_variance)))
+        y = torch.from_numpy((shift + scale * self.data.y)[:, None])
+        mean = ConstantMean().double()
+        mean.constant = shift + scale * self.hyper.mean
+        noise = factor * (math.exp(self.hyper.log_noise) + self.data.known + self.jitter)
+        known = bool(np.any(self.data.known))
+        likelihood = None if known else GaussianLikelihood().double()
+        if likelihood is not None:
+            likelihood.noise_covar.register_constraint("raw_noise", _above_zero())
+            likelihood.noise = float(noise[0])
+        model = SingleTaskGP(
+            torch.from_numpy(np.ascontiguousarray(scaling.undo(self.data.x))),
+            y,
+            train_Yvar=torch.from_numpy(noise[:, None]) if known else None,
+            likelihood=likelihood,
+            covar_module=AdditiveKernel(*kernels),
+            mean_module=mean,
+            outcome_transform=None,
+            input_transform=scaling.to_botorch(),
+        )
+        return model.eval()
+
+    def _covariance(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+        return _covariance(self.terms, one, two, torch.from_numpy(self.hyper.pack()))
+
+    def _variances(self, points: torch.Tensor) -> Array:
+        total = np.zeros(len(points))
+        for term, log_variance in zip(self.terms, self.hyper.log_variances, strict=True):
+            total += math.exp(log_variance) * term.diagonal(points).numpy()
+        return total
+
+
+def _above_zero() -> Any:
+    from gpytorch.constraints import GreaterThan  # noqa: PLC0415  see kernels.Term.to_gpytorch
+
+    return GreaterThan(0.0)  # labels have units, so gpytorch's floor of 1e-4 would mean something else in each
+
+
+def _covariance(terms: tuple[Term, ...], one: torch.Tensor, two: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    scales = sum(term.lengthscales for term in terms)
+    total = torch.zeros(len(one), len(two), dtype=torch.float64)
+    offset = 0
+    for j, term in enumerate(terms):
+        part = term.matrix(one, two, vector[offset : offset + term.lengthscales])
+        total = total + torch.exp(vector[scales + j]) * part
+        offset += term.lengthscales
+    return total
+
+
+def _objective(vector: Array, terms: tuple[Term, ...], data: tuple[torch.Tensor, ...]) -> tuple[float, Array]:
+    x, y, known = data
+    v = torch.from_numpy(np.array(vector, dtype=np.float64)).requires_grad_()
+    scales = sum(term.lengthscales for term in terms)
+    covariance = _covariance(terms, x, x, v) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
+    chol, info = torch.linalg.cholesky_ex(covariance)
+    if int(info) != 0:
+        return 1e10, np.zeros_like(vector)  # a step too far: the line search turns back
+    residual = y - v[-1]
+    half = torch.linalg.solve_triangular(chol, residual[:, None], upper=False)
+    likelihood = -0.5 * (half * half).sum() - torch.log(torch.diagonal(chol)).sum()
+    prior = -0.5 * ((v[-2] - NOISE_CENTER) / NOISE_SIGMA) ** 2 - 0.5 * v[-1] ** 2
+    prior = prior - 0.5 * ((v[scales:-2] / VARIANCE_SIGMA) ** 2).sum()
+    offset = 0
+    for term in terms:
+        prior = prior + term.log_prior(v[offset : offset + term.lengthscales])
+        offset += term.lengthscales
+    loss = -(likelihood + prior)
+    loss.backward()
+    gradient = v.grad.numpy() if v.grad is not None else np.zeros_like(vector)
+    if not (math.isfinite(float(loss.detach())) and np.all(np.isfinite(gradient))):
+        return 1e10, np.zeros_like(vector)
+    return float(loss.detach()), gradient.astype(np.float64)
+
+
+def _initial(terms: tuple[Term, ...], factor: float) -> Array:
+    scales = [factor + 0.5 * math.log(len(term.columns)) for term in terms for _ in range(term.lengthscales)]
+    return np.array([*scales, *(-math.log(len(terms)) for _ in terms), NOISE_CENTER, 0.0])
+
+
+def _bounds(terms: tuple[Term, ...]) -> list[tuple[float, float]]:
+    scales = [
+        (math.log(0.025) + 0.0, term.prior_center() + 3.0 * LENGTH_RANGE)
+        for term in terms
+        for _ in range(term.lengthscales)
+    ]
+    return [*scales, *((-10.0, 6.0) for _ in terms), (math.log(NOISE_FLOOR), 2.0), (-5.0, 5.0)]
+
+
+LENGTH_RANGE = 1.5
+"""Lengthscales stay within e^4.5 of the prior's median: beyond it a column has no influence that could be seen."""
+
+
+def _spread(n: int, most: int) -> Array:
+    """Return at most `most` indices spread evenly over the trials, old and new ones alike."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
+
+
+def _cholesky(matrix: Array) -> tuple[torch.Tensor, float]:
+    for jitter in JITTERS:
+        tried = torch.from_numpy(matrix + jitter * np.eye(len(matrix)))
+        chol, info = torch.linalg.cholesky_ex(tried)
+        if int(info) == 0 and bool(torch.all(torch.isfinite(chol))):
+            return chol, jitter
+    message = (
+        f"the covariance of {len(matrix)} labelled points has no Cholesky factor, even with {JITTERS[-1]:g} added to"
+        " its diagonal; look for features that are not finite"
+    )
+    raise Diverged(message)
+
+
+def _solve(chol: torch.Tensor, right: Array) -> Array:
+    if not len(right):
+        return right
+    columns = torch.from_numpy(np.ascontiguousarray(right.reshape(len(right), -1)))
+    solved: Array = torch.cholesky_solve(columns, chol).numpy().reshape(right.shape)
+    return solved
