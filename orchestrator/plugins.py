@@ -115,7 +115,8 @@ def build(
     """
     plugin = load(kind, name, allowed_modules)
     try:
-        checked = options_of(plugin).model_validate(dict(options), context={"base": base})
+        context = {"base": base, "allowed_modules": tuple(allowed_modules)}
+        checked = options_of(plugin).model_validate(dict(options), context=context)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -1,0 +1,212 @@
+"""A person as instrument: the order becomes a task card, the answer comes with value, unit, name and time.
+
+The folder is the protocol, so that any program can take part::
+
+    outbox/KEY.json      the task card: what to do, with which settings, which units are expected
+    inbox/KEY.json       the answer
+    withdrawn/KEY.json   cards that the campaign took back
+    refused/KEY.N.json   answers that could not be taken, each with its reason
+
+Files appear complete (written beside, synced, renamed). An answer that is not complete JSON yet is left alone until it
+is. `KEY` is the dispatch key, so after a crash the card and the answer are found again: recovery class *queryable*.
+``matloop instrument tasks`` lists the cards, ``matloop instrument answer`` answers one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from instruments import tasks
+from instruments.settings import capability_of, checked
+from orchestrator.domain import (
+    Absent,
+    Capability,
+    Description,
+    Finished,
+    Health,
+    Identity,
+    JsonObject,
+    Order,
+    Output,
+    Parameter,
+    Recovery,
+    Result,
+    Running,
+    Unsure,
+    Whereabouts,
+)
+from orchestrator.errors import Aborted, InstrumentError, NotConnected, TimedOut
+from orchestrator.protocols import Events, InputPath, Options
+from orchestrator.units import check_unit
+
+WEEK_S = 7 * 24 * 3600.0
+"""People go home; a card that nobody answers for a week deserves a question."""
+
+Unit = Annotated[str, AfterValidator(check_unit)]
+
+
+class ParameterOptions(BaseModel, frozen=True, extra="forbid"):
+    """One set-point that the task card shows: a number with bounds, or a choice."""
+
+    unit: Unit = "dimensionless"
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+class OperatorOptions(Options):
+    """What the person is asked to do."""
+
+    capability: str = Field(default="measure", pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
+    outputs: dict[str, Unit] = Field(min_length=1, description="property → unit of the answer")
+    parameters: dict[str, ParameterOptions] = Field(default_factory=dict, description="set-points shown on the card")
+    takes_structure: bool = False
+    instructions: str = Field(default="", description="shown on the card")
+    folder: InputPath | None = Field(default=None, description="of the task cards; default: in the user's data folder")
+    slots: int = Field(default=1, ge=1, description="how many cards may be open at once")
+    poll_s: float = Field(default=1.0, gt=0, description="how often the inbox is read")
+    longest_s: float = Field(default=WEEK_S, gt=0)
+    cost: float = Field(default=0.0, ge=0)
+
+
+class Operator:
+    """Ask a person, and wait for the answer in the inbox.
+
+    Args:
+        options: outputs, parameters and the folder.
+    """
+
+    Options: ClassVar[type[BaseModel]] = OperatorOptions
+
+    def __init__(self, options: OperatorOptions) -> None:
+        self.options = options
+        self.folder = options.folder or tasks.default_folder()
+        self._stops: dict[str, str] = {}
+        self._waiting: set[str] = set()
+
+    def description(self) -> Description:
+        """Return the declared capability."""
+        o = self.options
+        return Description(
+            capabilities=(
+                Capability(
+                    name=o.capability,
+                    outputs=tuple(Output(name, unit) for name, unit in o.outputs.items()),
+                    parameters=tuple(
+                        Parameter(name, p.unit, p.low, p.high, choices=p.choices) for name, p in o.parameters.items()
+                    ),
+                    takes_structure=o.takes_structure,
+                    typical_s=min(3600.0, o.longest_s),
+                    longest_s=o.longest_s,
+                    cost=o.cost,
+                ),
+            ),
+            recovery=Recovery.QUERYABLE,
+            slots=o.slots,
+        )
+
+    async def describe(self) -> Description:
+        """Declare what the person is asked to measure."""
+        return self.description()
+
+    async def open(self) -> Identity:
+        """Make the folders and prove that cards can be written."""
+        try:
+            await asyncio.to_thread(tasks.prepare, self.folder)
+        except OSError as error:
+            message = f"the operator's folder {self.folder} cannot be used: {error}; set the option 'folder'"
+            raise NotConnected(message) from error
+        return Identity(name="operator", serial=str(self.folder))
+
+    async def close(self) -> None:
+        """Leave the cards where they are: people may go on with them."""
+
+    async def health(self) -> Health:
+        """Say whether the folder is there and how many cards wait."""
+        try:
+            waiting = await asyncio.wait_for(asyncio.to_thread(tasks.waiting, self.folder), 0.8)
+        except (OSError, TimeoutError) as error:
+            return Health("offline", f"the folder {self.folder} cannot be read: {error or 'no answer'}")
+        state: Literal["busy", "ready"] = "busy" if len(self._waiting) >= self.options.slots else "ready"
+        return Health(state, f"{len(waiting)} cards wait in {self.folder}" if waiting else "")
+
+    async def run(self, order: Order, events: Events) -> Result:
+        """Put a card into the outbox and wait for its answer."""
+        capability = capability_of(self.description(), order)
+        numbers, choices = checked(capability, order)
+        card = tasks.card(order, capability, numbers, choices, self.options.instructions)
+        try:
+            await asyncio.to_thread(tasks.issue, self.folder, card)
+        except OSError as error:
+            message = f"the task card could not be written to {self.folder}: {error}"
+            raise NotConnected(message) from error
+        handle: JsonObject = {"key": order.key}
+        await events.accepted(handle)
+        return await self._answer(order.key, events, min(order.deadline_s, self.options.longest_s))
+
+    async def lookup(self, key: str, handle: JsonObject | None) -> Whereabouts:
+        """Find the card or the answer of a key."""
+        del handle  # it holds the key
+        try:
+            return await asyncio.to_thread(self._whereabouts, key)
+        except OSError as error:
+            return Unsure(f"the folder {self.folder} cannot be read: {error}")
+
+    async def attach(self, handle: JsonObject, events: Events) -> Result:
+        """Wait for the answer to a card that is out already."""
+        return await self._answer(str(handle["key"]), events, self.options.longest_s)
+
+    async def abort(self, reason: str) -> None:
+        """Withdraw the cards that this driver waits for."""
+        for key in self._waiting:
+            self._stops[key] = reason
+
+    def _whereabouts(self, key: str) -> Whereabouts:
+        card = tasks.read_card(self.folder, key)
+        if card is None:
+            return Absent()
+        try:
+            answer = tasks.take(self.folder, card)
+        except InstrumentError:
+            return Running({"key": key})  # `attach` raises what the person reported
+        if answer is not None:
+            return Finished(answer)
+        if tasks.is_withdrawn(self.folder, key):
+            return Unsure(f"the card {key} was withdrawn; ask whether the work on it was begun")
+        return Running({"key": key})
+
+    async def _answer(self, key: str, events: Events, limit_s: float) -> Result:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + limit_s
+        card = await asyncio.to_thread(tasks.read_card, self.folder, key)
+        if card is None:
+            message = f"the task card {key} is gone from {self.folder}; restore the folder or answer for the campaign"
+            raise NotConnected(message, effect=TimedOut.default_effect)
+        self._waiting.add(key)
+        try:
+            while True:
+                answer = await asyncio.to_thread(tasks.take, self.folder, card)
+                if answer is not None:
+                    return answer
+                if key in self._stops or events.abort_requested():
+                    reason = self._stops.get(key, "the campaign asked for it")
+                    await asyncio.to_thread(tasks.withdraw, self.folder, key, reason)
+                    message = f"the card {key} was withdrawn: {reason}"
+                    raise Aborted(message)
+                if loop.time() > until:
+                    message = f"nobody answered the card {key} within {limit_s:g} s; it still lies in {self.folder}"
+                    raise TimedOut(message)
+                # The wall clock, not the campaign's: a person lives by it even where a test runs time faster.
+                await asyncio.sleep(self.options.poll_s)
+        finally:
+            self._waiting.discard(key)
+            self._stops.pop(key, None)
+
+
+def folder_of(options: Any) -> Path:
+    """Return the folder that options or the default name."""
+    return getattr(options, "folder", None) or tasks.default_folder()

@@ -1,0 +1,258 @@
+"""Simulated duration, noise and faults around any instrument: a campaign's rehearsal.
+
+Everything random is fixed by the seed and by what is asked, so that a campaign gives the same numbers again: noise and
+duration by (seed, question); faults that end a trial (`rejected`, `interlocked`, `fault`) by the same; faults that pass
+by (seed, question, how often this process was asked it). Time passes on the campaign's clock.
+
+The faults are those that make trouble: `timed_out` lets the inner instrument do the work and loses the answer, `stale`
+gives a reading from an hour ago, `wrong_unit` one in another dimension, `nan` one that is no number. The guard around
+instruments must catch the last three.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, model_validator
+
+from instruments.draws import content, generator
+from instruments.settings import capability_of, checked
+from orchestrator import plugins
+from orchestrator.domain import (
+    Description,
+    Health,
+    Identity,
+    JsonObject,
+    Order,
+    Reading,
+    Result,
+    Unsure,
+    Whereabouts,
+    canonical_json,
+)
+from orchestrator.errors import Aborted, Busy, Fault, Interlocked, NotConnected, PluginError, Rejected, TimedOut
+from orchestrator.protocols import Events, Instrument, Options, Recoverable
+from orchestrator.units import convert, scale
+
+FaultKind = Literal[
+    "busy", "not_connected", "rejected", "interlocked", "timed_out", "fault", "nan", "wrong_unit", "stale"
+]
+LASTING: tuple[FaultKind, ...] = ("rejected", "interlocked", "fault")
+"""Faults that belong to the question: asking again does not help."""
+STALE_US = 3600 * 1_000_000
+SLICE_S = 1.0
+"""How often a simulated duration looks for an abort."""
+FAR_OUT = 10.0
+"""Standard deviations of the duration that still count as working."""
+
+
+class InnerInstrument(BaseModel, frozen=True, extra="forbid"):
+    """The instrument inside."""
+
+    use: str = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Duration(BaseModel, frozen=True, extra="forbid"):
+    """How long an order takes, in seconds of the campaign's clock."""
+
+    mean: float = Field(gt=0)
+    sd: float = Field(default=0.0, ge=0)
+
+
+class SimulatedOptions(Options):
+    """What is inside, and how it misbehaves."""
+
+    instrument: InnerInstrument
+    duration_s: Duration | None = None
+    noise: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="property → standard deviation added to its value, in its declared unit"
+    )
+    faults: dict[FaultKind, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict, description="kind → probability that an order meets it"
+    )
+    seed: int = Field(default=0, ge=0)
+
+    _inner: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _inside(self, info: ValidationInfo) -> Self:
+        if sum(self.faults.values()) > 1:
+            message = f"the probabilities of 'faults' add up to {sum(self.faults.values()):g}; at most 1 was expected"
+            raise ValueError(message)
+        context = info.context or {}
+        try:
+            self._inner = plugins.build(
+                "instruments",
+                self.instrument.use,
+                self.instrument.options,
+                base=context.get("base"),
+                allowed_modules=context.get("allowed_modules", ()),
+            )
+        except PluginError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def inner(self) -> Instrument:
+        """Return the instrument inside."""
+        inner: Instrument = self._inner
+        return inner
+
+
+class Simulated:
+    """Another instrument with simulated duration, noise and faults.
+
+    Args:
+        options: the instrument inside, and how it misbehaves.
+    """
+
+    Options: ClassVar[type[BaseModel]] = SimulatedOptions
+
+    def __init__(self, options: SimulatedOptions) -> None:
+        self.options = options
+        self.inner = options.inner()
+        self._asked: Counter[str] = Counter()
+        self._aborts: list[str] = []
+
+    async def describe(self) -> Description:
+        """Declare what the inner instrument can do, with the simulated duration.
+
+        Raises:
+            PluginError: the noise is of a property that the instrument does not give.
+        """
+        described = await self.inner.describe()
+        outputs = {output.name for capability in described.capabilities for output in capability.outputs}
+        if unknown := sorted(set(self.options.noise) - outputs):
+            message = f"'noise' names {', '.join(unknown)}; the outputs are: {', '.join(sorted(outputs))}"
+            raise PluginError(message)
+        lasts = self.options.duration_s
+        if lasts is None:
+            return replace(described, simulated=True)
+        capabilities = tuple(
+            replace(
+                capability,
+                typical_s=lasts.mean + capability.typical_s,
+                longest_s=lasts.mean + FAR_OUT * lasts.sd + capability.longest_s,
+            )
+            for capability in described.capabilities
+        )
+        return replace(described, capabilities=capabilities, simulated=True)
+
+    async def open(self) -> Identity:
+        """Open the inner instrument."""
+        return await self.inner.open()
+
+    async def close(self) -> None:
+        """Close the inner instrument."""
+        await self.inner.close()
+
+    async def health(self) -> Health:
+        """Return the health of the inner instrument."""
+        return await self.inner.health()
+
+    async def run(self, order: Order, events: Events) -> Result:
+        """Take simulated time, let the inner instrument work, and spoil what it gives."""
+        checked(capability_of(await self.describe(), order), order)
+        fault = self._fault(order)
+        _raise_before(fault)
+        await self._wait(order, events)
+        result = await self.inner.run(order, events)
+        if fault == "timed_out":
+            message = "simulated: no answer in time; the work was done all the same"
+            raise TimedOut(message)
+        return await self._spoiled(order, result, fault)
+
+    async def abort(self, reason: str) -> None:
+        """Abort what runs."""
+        self._aborts.append(reason)
+        await self.inner.abort(reason)
+
+    async def lookup(self, key: str, handle: JsonObject | None) -> Whereabouts:
+        """Ask the inner instrument where the job of a key is."""
+        if isinstance(self.inner, Recoverable):
+            return await self.inner.lookup(key, handle)
+        return Unsure(f"{type(self.inner).__name__} keeps no log of its jobs")
+
+    async def attach(self, handle: JsonObject, events: Events) -> Result:
+        """Wait for a job of the inner instrument."""
+        if isinstance(self.inner, Recoverable):
+            return await self.inner.attach(handle, events)
+        message = f"{type(self.inner).__name__} cannot be attached to"
+        raise NotConnected(message, effect=TimedOut.default_effect)
+
+    def _fault(self, order: Order) -> FaultKind | None:
+        question = canonical_json(content(order))
+        self._asked[question] += 1
+        lasting = [(kind, p) for kind, p in self.options.faults.items() if kind in LASTING]
+        passing = [(kind, p) for kind, p in self.options.faults.items() if kind not in LASTING]
+        draw = generator(self.options.seed, order, "fault").random()
+        found = _pick(lasting, draw)
+        if found is None and passing:
+            again = generator(self.options.seed, order, f"fault/{self._asked[question]}").random()
+            found = _pick(passing, again * (1 - sum(p for _, p in lasting)))
+        return found
+
+    async def _wait(self, order: Order, events: Events) -> None:
+        lasts = self.options.duration_s
+        if lasts is None:
+            return
+        draw = float(generator(self.options.seed, order, "duration").standard_normal())
+        left = total = max(0.1 * lasts.mean, lasts.mean + lasts.sd * max(-FAR_OUT, min(FAR_OUT, draw)))
+        earlier = len(self._aborts)
+        while left > 0:
+            if len(self._aborts) > earlier or events.abort_requested():
+                reason = next(iter(self._aborts[earlier:]), "the campaign asked for it")
+                message = f"simulated: stopped after {total - left:.0f} s: {reason}"
+                raise Aborted(message)
+            await events.sleep(min(SLICE_S, left))
+            left -= SLICE_S
+            events.progress(min(1.0, 1 - max(0.0, left) / total))
+
+    async def _spoiled(self, order: Order, result: Result, fault: FaultKind | None) -> Result:
+        capability = (await self.describe()).capability(order.capability)
+        units = {output.name: output.unit for output in capability.outputs}
+        readings = tuple(self._noisy(order, reading, units[reading.property]) for reading in result.readings)
+        if fault is not None and readings:
+            readings = (_wrong(readings[0], fault), *readings[1:])
+        return replace(result, readings=readings)
+
+    def _noisy(self, order: Order, reading: Reading, unit: str) -> Reading:
+        sd = self.options.noise.get(reading.property, 0.0)
+        if not sd:
+            return reading
+        draw = float(generator(self.options.seed, order, f"noise/{reading.property}").standard_normal())
+        own = (reading.std_error or 0.0) * scale(reading.unit, unit)
+        value = convert(reading.value, reading.unit, unit) + sd * draw
+        return replace(reading, value=value, unit=unit, std_error=(own**2 + sd**2) ** 0.5)
+
+
+def _pick(kinds: list[tuple[FaultKind, float]], draw: float) -> FaultKind | None:
+    for kind, probability in kinds:
+        draw -= probability
+        if draw < 0:
+            return kind
+    return None
+
+
+def _raise_before(fault: FaultKind | None) -> None:
+    before = {
+        "busy": (Busy, "simulated: at work for somebody else"),
+        "not_connected": (NotConnected, "simulated: the link is down"),
+        "rejected": (Rejected, "simulated: outside what the instrument takes"),
+        "interlocked": (Interlocked, "simulated: the door is open"),
+        "fault": (Fault, "simulated: the instrument reports a failure of its own"),
+    }
+    if fault in before:
+        kind, message = before[fault]
+        raise kind(message)
+
+
+def _wrong(reading: Reading, fault: FaultKind) -> Reading:
+    if fault == "nan":
+        return replace(reading, value=float("nan"))
+    if fault == "wrong_unit":
+        return replace(reading, unit="kelvin" if reading.unit != "kelvin" else "meter")
+    return replace(reading, measured_at=time.time_ns() // 1000 - STALE_US)
