@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from orchestrator.domain import (
     TARGET,
@@ -19,12 +19,22 @@ from orchestrator.domain import (
     canonical_json,
     sha256,
 )
+from orchestrator.errors import UnitError
 from orchestrator.units import check_unit
+
+
+def _unit(text: str) -> str:
+    """Check a unit; pydantic keeps the place of a ValueError only."""
+    try:
+        return check_unit(text)
+    except UnitError as error:
+        raise ValueError(str(error)) from error
+
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME)]
 PropertyName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Unit = Annotated[str, AfterValidator(check_unit)]
+Unit = Annotated[str, AfterValidator(_unit)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -91,13 +101,24 @@ class FixedInput(_Strict):
     unit: Unit = "dimensionless"
 
 
+def _input_kind(content: object) -> str:
+    """Say which kind of input is meant, so that an error speaks of that kind only."""
+    is_from = "from" in content if isinstance(content, dict) else isinstance(content, FromInput)
+    return "from" if is_from else "value"
+
+
+StepInput = Annotated[
+    Annotated[FromInput, Tag("from")] | Annotated[FixedInput, Tag("value")], Discriminator(_input_kind)
+]
+
+
 class StepConfig(_Strict):
     """One order to one instrument; steps run in the order of the file."""
 
     step: Name
     instrument: Name
     capability: str | None = Field(default=None, description="needed where the instrument has several")
-    inputs: dict[str, FromInput | FixedInput] = Field(
+    inputs: dict[str, StepInput] = Field(
         default_factory=dict,
         description="set-points by name; what is not named here comes from the candidate's parameter of that name",
     )
