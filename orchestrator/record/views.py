@@ -148,7 +148,7 @@ class DecisionInfo:
         seen_sha256: `Dataset.sha256` of those rows.
         pending: candidate ids in flight.
         closed_sha256: hash of the ids that were not to be proposed.
-        fit: number of the fit that was used.
+        fit: id (`FitInfo.id`) of the fit that was used.
         seconds: wall time of choosing.
     """
 
@@ -173,7 +173,7 @@ class DecisionInfo:
 
 @dataclass(frozen=True)
 class FitInfo:
-    """The record of one training; `seen` as in `DecisionInfo`."""
+    """The record of one training; `parent` is the id of the fit it started from, `seen` is as in `DecisionInfo`."""
 
     id: int
     number: int

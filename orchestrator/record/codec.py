@@ -1,0 +1,141 @@
+"""Domain values to JSON columns and back.
+
+Numbers that judge a fit may be NaN (R² of one label): they are stored as null and read as NaN. A proposal's own numbers
+may not: a NaN there is a mistake of a policy and is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchestrator.domain import Candidate, DecisionSummary, FitReport, Proposal, canonical_json, frozen
+from orchestrator.errors import StoreError
+
+
+def to_text(content: Any, what: str) -> str:
+    """Write canonical JSON.
+
+    Args:
+        content: JSON content.
+        what: named in the error.
+
+    Raises:
+        StoreError: the content is no JSON, or holds NaN or an infinity.
+    """
+    try:
+        return canonical_json(content)
+    except (TypeError, ValueError) as error:
+        message = f"{what} cannot be stored: {error}; only finite numbers, text, lists and mappings can"
+        raise StoreError(message) from error
+
+
+def from_text(text: str) -> Any:
+    """Read canonical JSON."""
+    return json.loads(text)
+
+
+def proposal_to_json(proposal: Proposal) -> dict[str, Any]:
+    """Return a proposal without its candidate, which has a row of its own."""
+    return {
+        "policy": proposal.policy,
+        "reason": proposal.reason,
+        "score": None if proposal.score is None else float(proposal.score),
+        "mean": {name: float(value) for name, value in proposal.mean.items()},
+        "sd": {name: float(value) for name, value in proposal.sd.items()},
+        "fidelity": proposal.fidelity,
+        "details": lenient(proposal.details),
+    }
+
+
+def proposal_from_json(content: Mapping[str, Any], candidate: Candidate) -> Proposal:
+    """Build the proposal of a candidate from `proposal_to_json` content."""
+    return Proposal(
+        candidate=candidate,
+        policy=content["policy"],
+        reason=content["reason"],
+        score=content["score"],
+        mean=frozen(content["mean"]),
+        sd=frozen(content["sd"]),
+        fidelity=content["fidelity"],
+        details=frozen(content["details"]),
+    )
+
+
+def report_to_json(report: FitReport) -> dict[str, Any]:
+    """Return a fit's report as JSON content; NaN becomes null."""
+    return {
+        "labels": report.labels,
+        "data_sha256": report.data_sha256,
+        "metrics": lenient(report.metrics),
+        "calibration": lenient(report.calibration),
+        "device": report.device,
+        "seconds": float(report.seconds),
+        "warm": bool(report.warm),
+        "notes": list(report.notes),
+    }
+
+
+def report_from_json(content: Mapping[str, Any]) -> FitReport:
+    """Build a fit's report from `report_to_json` content; null becomes NaN."""
+    return FitReport(
+        labels=content["labels"],
+        data_sha256=content["data_sha256"],
+        metrics=_numbers(content["metrics"]),
+        calibration=_numbers(content["calibration"]),
+        device=content["device"],
+        seconds=content["seconds"],
+        warm=content["warm"],
+        notes=tuple(content["notes"]),
+    )
+
+
+def summary_to_json(summary: DecisionSummary) -> dict[str, Any]:
+    """Return a decision's summary as JSON content; NaN becomes null."""
+    content: dict[str, Any] = lenient(
+        {
+            "best": summary.best,
+            "probability_best": summary.probability_best,
+            "expected_gain": summary.expected_gain,
+            "open_candidates": summary.open_candidates,
+        }
+    )
+    return content
+
+
+def summary_from_json(content: Mapping[str, Any]) -> DecisionSummary:
+    """Build a decision's summary from `summary_to_json` content."""
+    return DecisionSummary(**content)
+
+
+def lenient(content: Any) -> Any:
+    """Bring what a plug-in reports into JSON: NumPy numbers become plain ones, NaN and infinities null."""
+    if isinstance(content, Mapping):
+        return {str(key): lenient(value) for key, value in content.items()}
+    if isinstance(content, np.ndarray):
+        return lenient(content.tolist())
+    if isinstance(content, (list, tuple)):
+        return [lenient(value) for value in content]
+    if isinstance(content, (set, frozenset)):
+        return sorted(lenient(value) for value in content)
+    if isinstance(content, np.generic):
+        return lenient(content.item())
+    if isinstance(content, float):
+        return float(content) if math.isfinite(content) else None
+    if isinstance(content, Path):
+        return content.name  # a path of this computer says nothing elsewhere
+    return content
+
+
+def _numbers(content: Mapping[str, Mapping[str, float | None]]) -> Mapping[str, Mapping[str, float]]:
+    return frozen(
+        {
+            name: frozen({key: math.nan if value is None else value for key, value in values.items()})
+            for name, values in content.items()
+        }
+    )

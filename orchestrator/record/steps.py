@@ -1,0 +1,534 @@
+"""What execution asks of the store: claim, intent, advance, record, end. Each is one transaction with its event.
+
+The committed INTENT row is the only permission to start anything. It is written only while the campaign is ACTIVE and
+within its budget, for a claimed step, on a free slot of the instrument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, literal_column, select
+from sqlalchemy.exc import IntegrityError
+
+from orchestrator.domain import Crystal, JsonObject, Value, sha256
+from orchestrator.errors import Busy, BudgetSpent, IllegalTransition, Stopped, StoreError
+from orchestrator.record import tables
+from orchestrator.record.base import MICRO, StorePart, config_of, current, micro
+from orchestrator.record.codec import from_text, to_text
+from orchestrator.record.database import Write, check_space
+from orchestrator.record.recording import write_result
+from orchestrator.record.states import (
+    ATTEMPT_PAIRS,
+    OPEN_ATTEMPT,
+    SLOT_HOLDING,
+    AttemptState,
+    CampaignState,
+    StepState,
+)
+from orchestrator.record.views import AttemptInfo, NewMeasurement
+
+_LABELS = {AttemptState.SUBMITTED: "ack"}
+_CLOSED_BY = {
+    AttemptState.RECORDED: "record",
+    AttemptState.FAILED: "end_attempt",
+    AttemptState.NOT_STARTED: "end_attempt",
+}
+
+
+class Steps(StorePart):
+    """The part of the store that carries steps and attempts along their state machines."""
+
+    def claim(self, step_id: int, *, owner: str) -> int:
+        """Take a planned step, so that nobody else works on it.
+
+        Args:
+            step_id: of a PLANNED step whose earlier steps are recorded.
+            owner: who claims.
+
+        Returns:
+            The fence number: `intent` and `unclaim` want it, and it is worth nothing once somebody else claimed.
+
+        Raises:
+            IllegalTransition: the step is not PLANNED, or an earlier step is not recorded.
+        """
+
+        def work(write: Write) -> int:
+            row = write.row(tables.step, step_id)
+            _want(row, StepState.PLANNED, "claim")
+            earlier = select(tables.step.c.name).where(
+                (tables.step.c.trial_id == row.trial_id)
+                & (tables.step.c.position < row.position)
+                & (tables.step.c.state != StepState.RECORDED.value)
+            )
+            waiting = write.connection.execute(earlier).scalars().all()
+            if waiting:
+                message = f"step {row.name!r} ({step_id}) cannot be claimed before {', '.join(waiting)} is recorded"
+                raise IllegalTransition(message)
+            write.change(tables.step, row, state=StepState.CLAIMED, owner=owner, fence=row.fence + 1)
+            change = (StepState.PLANNED, StepState.CLAIMED)
+            write.event("claim", owner, trial=_number(write, row), step=step_id, change=change)
+            return int(row.fence) + 1
+
+        return self._db.write(self._campaign_of(tables.step, step_id), "claim", work)
+
+    def unclaim(self, step_id: int, *, fence: int) -> None:
+        """Give a claimed step back; nothing was sent.
+
+        Raises:
+            IllegalTransition: the step is not claimed under this fence.
+        """
+
+        def work(write: Write) -> None:
+            row = write.row(tables.step, step_id)
+            _want(row, StepState.CLAIMED, "unclaim", fence)
+            write.change(tables.step, row, state=StepState.PLANNED, owner="")
+            change = (StepState.CLAIMED, StepState.PLANNED)
+            write.event("unclaim", row.owner, trial=_number(write, row), step=step_id, change=change)
+
+        self._db.write(self._campaign_of(tables.step, step_id), "unclaim", work)
+
+    def release_stale_claims(self, name: str) -> int:
+        """Give back every claim of a dead process. Call it at start, while holding the campaign.
+
+        Returns:
+            How many were given back.
+        """
+        campaign = self._id(name)
+        query = tables.step.select().where(
+            (tables.step.c.campaign_id == campaign) & literal_column("state = 'CLAIMED'")
+        )
+        with self._db.read() as connection:
+            if connection.execute(query.limit(1)).first() is None:
+                return 0
+
+        def work(write: Write) -> int:
+            rows = write.connection.execute(query).all()
+            for row in rows:
+                write.change(tables.step, row, state=StepState.PLANNED, owner="", fence=row.fence + 1)
+            note = f"{len(rows)} claims of a process that ended"
+            write.event("released", "matloop", change=(StepState.CLAIMED, StepState.PLANNED), note=note)
+            return len(rows)
+
+        return self._db.write(campaign, "release", work)
+
+    def intent(
+        self,
+        step_id: int,
+        *,
+        fence: int,
+        order: JsonObject,
+        instrument: str,
+        slots: int,
+        cost: float,
+        sample: str = "",
+        crash_point: Callable[[str], None] | None = None,
+    ) -> AttemptInfo:
+        """Ask for the permission to start a step. Only when this returned may anything be sent.
+
+        Args:
+            step_id: of a step claimed by the caller.
+            fence: from `claim`.
+            order: what will be asked; its ``key`` is replaced by the attempt's dispatch key.
+            instrument: name in the campaign or lab file.
+            slots: how many orders the instrument takes at once.
+            cost: in the campaign's cost unit; reserved, and spent once something has happened.
+            sample: id of the physical sample.
+            crash_point: called with ``intent.in_txn`` before the commit, for tests.
+
+        Returns:
+            The attempt, INTENT, with its dispatch key and slot.
+
+        Raises:
+            Stopped: the campaign is not ACTIVE.
+            BudgetSpent: a cap would be passed.
+            Busy: every slot of the instrument is taken.
+            IllegalTransition: the claim was lost.
+            StoreError: too little disk space is left.
+        """
+        check_space(self.folder, self._least_free)
+        price = micro(cost)
+
+        def work(write: Write) -> AttemptInfo:
+            row = write.row(tables.step, step_id)
+            campaign = current(write)
+            if campaign.state != CampaignState.ACTIVE:
+                reason = f" ({campaign.state_reason})" if campaign.state_reason else ""
+                message = (
+                    f"campaign {campaign.name!r} is {campaign.state}{reason}: no new step may start; carry it on with "
+                    f"`matloop resume {campaign.name}`"
+                )
+                raise Stopped(message)
+            _want(row, StepState.CLAIMED, "intent", fence)
+            trial = write.row(tables.trial, row.trial_id)
+            _reserve(write, campaign, 1 if trial.charge == "none" else 0, price)
+            shared = instrument not in config_of(write.connection, campaign).get("instruments", {})
+            number = row.attempts + 1
+            attempt = _insert_attempt(
+                write,
+                slots,
+                campaign_id=write.campaign,
+                trial_id=trial.id,
+                step_id=step_id,
+                number=number,
+                dispatch_key=dispatch_key(campaign.uuid, trial.number, row.name, number),
+                instrument=instrument,
+                # an instrument of the lab file is one device for all campaigns; one of the campaign file is its own
+                place=instrument if shared else f"{campaign.uuid}/{instrument}",
+                cost=price,
+                request=order,
+            )
+            write.change(tables.step, row, state=StepState.OPEN, attempts=number, cost=price)
+            values: dict[str, Any] = {"started_at": trial.started_at or write.now, "sample": sample or trial.sample}
+            if trial.charge == "none":
+                values["charge"] = "reserved"
+            write.change(tables.trial, trial, **values)
+            if sample and not trial.sample:
+                write.insert(tables.sample, campaign_id=write.campaign, trial_id=trial.id, name=sample, at=write.now)
+            change = ("", AttemptState.INTENT)
+            write.event("intent", row.owner, trial=trial.number, step=step_id, attempt=attempt, change=change)
+            if crash_point is not None:
+                crash_point("intent.in_txn")
+            return _read(write.connection, tables.attempt.c.id == attempt)[0]
+
+        return self._db.write(self._campaign_of(tables.step, step_id), "intent", work)
+
+    def advance(
+        self,
+        attempt_id: int,
+        to: AttemptState,
+        *,
+        handle: JsonObject | None = None,
+        raw_sha256: str | None = None,
+        effect: str | None = None,
+        note: str = "",
+        actor: str = "matloop",
+    ) -> AttemptInfo:
+        """Say what became of an attempt, short of its end.
+
+        Args:
+            attempt_id: of an open attempt.
+            to: any state that may follow, except those that `record` and `end_attempt` write.
+            handle: the job's token, where one came.
+            raw_sha256: of the raw result; needed for MEASURED.
+            effect: what physically happened, where that is in doubt.
+            note: for people.
+            actor: person or program.
+
+        Returns:
+            The attempt as it is now.
+
+        Raises:
+            IllegalTransition: that state cannot follow.
+        """
+        if to in _CLOSED_BY:
+            message = f"an attempt becomes {to} through {_CLOSED_BY[to]}(), which settles step and budget too"
+            raise IllegalTransition(message)
+        if to is AttemptState.MEASURED and raw_sha256 is None:
+            message = (
+                "an attempt becomes MEASURED with the hash of its raw result; put the bytes into the raw store first"
+            )
+            raise StoreError(message)
+
+        def work(write: Write) -> AttemptInfo:
+            row = write.row(tables.attempt, attempt_id)
+            _legal(row, to)
+            given: dict[str, Any] = {"raw_sha256": raw_sha256, "effect": effect, "note": note or None}
+            values = {key: value for key, value in given.items() if value is not None}
+            if handle is not None:
+                values["handle"] = to_text(handle, "the job's handle")
+            write.change(tables.attempt, row, state=to, **values)
+            trial, change = _number(write, row), (row.state, to)
+            write.event(to.lower(), actor, trial=trial, step=row.step_id, attempt=row.id, change=change, note=note)
+            return _read(write.connection, tables.attempt.c.id == attempt_id)[0]
+
+        label = _LABELS.get(to, to.lower())
+        return self._db.write(self._campaign_of(tables.attempt, attempt_id), label, work)
+
+    def record(
+        self,
+        attempt_id: int,
+        measurements: Sequence[NewMeasurement],
+        *,
+        structures: Mapping[str, Crystal],
+        applied: Mapping[str, Value],
+        attachments: Sequence[tuple[str, str, str]] = (),
+        notes: str = "",
+        actor: str = "matloop",
+    ) -> None:
+        """Record a result, once and for all: rows, step, budget and event in one transaction.
+
+        Args:
+            attempt_id: of a MEASURED or HELD attempt.
+            measurements: numbers in the properties' declared units.
+            structures: what came back as structures, by output name.
+            applied: set-points as the instrument applied them.
+            attachments: name, media type and SHA-256 of raw files.
+            notes: for people.
+            actor: person or program.
+
+        Raises:
+            IllegalTransition: the attempt is in another state.
+            StoreError: a number is not finite.
+        """
+
+        def work(write: Write) -> None:
+            row = write.row(tables.attempt, attempt_id)
+            _legal(row, AttemptState.RECORDED)
+            step = write.row(tables.step, row.step_id)
+            write_result(
+                write,
+                row,
+                step,
+                measurements,
+                structures=structures,
+                applied=applied,
+                attachments=attachments,
+                notes=notes,
+            )
+            write.change(tables.attempt, row, state=AttemptState.RECORDED)
+            write.change(tables.step, step, state=StepState.RECORDED)
+            number = _settle(write, row, happened=True)
+            change = (row.state, AttemptState.RECORDED)
+            write.event("record", actor, trial=number, step=step.id, attempt=row.id, change=change, note=notes)
+
+        self._db.write(self._campaign_of(tables.attempt, attempt_id), "record", work)
+
+    def end_attempt(
+        self,
+        attempt_id: int,
+        to: Literal[AttemptState.FAILED, AttemptState.NOT_STARTED],
+        *,
+        retry: bool,
+        reason: str,
+        effect: str = "",
+        actor: str = "matloop",
+    ) -> None:
+        """Close an attempt that gave no result.
+
+        Args:
+            attempt_id: of an open attempt.
+            to: FAILED or NOT_STARTED.
+            retry: whether the step may be tried again; if not, the trial has failed.
+            reason: for people, and as evidence.
+            effect: what physically happened; with ``none`` the reservation is given back.
+            actor: person or program.
+
+        Raises:
+            IllegalTransition: that end cannot follow.
+        """
+        if to not in (AttemptState.FAILED, AttemptState.NOT_STARTED):
+            message = f"end_attempt ends an attempt as FAILED or NOT_STARTED, not as {to}"
+            raise IllegalTransition(message)
+
+        def work(write: Write) -> None:
+            row = write.row(tables.attempt, attempt_id)
+            _legal(row, to)
+            nothing = to is AttemptState.NOT_STARTED or effect == "none"
+            write.change(tables.attempt, row, state=to, note=reason, effect=effect or row.effect)
+            step = write.row(tables.step, row.step_id)
+            if retry:
+                write.change(tables.step, step, state=StepState.PLANNED, owner="", reason=reason)
+            else:
+                write.change(tables.step, step, state=StepState.FAILED, reason=reason)
+                later = tables.step.select().where(
+                    (tables.step.c.trial_id == step.trial_id) & (tables.step.c.position > step.position)
+                )
+                for one in write.connection.execute(later).all():
+                    write.change(tables.step, one, state=StepState.CANCELLED, reason=f"{step.name} failed")
+            number = _settle(write, row, happened=not nothing)
+            change = (row.state, to)
+            write.event("end", actor, trial=number, step=step.id, attempt=row.id, change=change, note=reason)
+
+        self._db.write(self._campaign_of(tables.attempt, attempt_id), "end", work)
+
+    def open_attempts(self, name: str) -> list[AttemptInfo]:
+        """Read the attempts whose end is not known yet, oldest first."""
+        return self._attempts(
+            (tables.attempt.c.campaign_id == self._id(name))
+            & literal_column(f"attempt.state IN {tables.one_of(OPEN_ATTEMPT)}")
+        )
+
+    def attempt(self, attempt_id: int) -> AttemptInfo:
+        """Read one attempt.
+
+        Raises:
+            StoreError: there is none of that id.
+        """
+        found = self._attempts(tables.attempt.c.id == attempt_id)
+        if not found:
+            message = f"there is no attempt with id {attempt_id} in this database"
+            raise StoreError(message)
+        return found[0]
+
+    def attempts(self, name: str, *, trial: int | None = None) -> list[AttemptInfo]:
+        """Read the attempts of a campaign, or of one of its trials, oldest first."""
+        where = tables.attempt.c.campaign_id == self._id(name)
+        return self._attempts(where if trial is None else where & (tables.trial.c.number == trial))
+
+    def _attempts(self, where: Any) -> list[AttemptInfo]:
+        with self._db.read() as connection:
+            return _read(connection, where)
+
+    def _campaign_of(self, table: Any, row_id: int) -> int:
+        key = (table.name, row_id)
+        if key not in self._owners:
+            with self._db.read() as connection:
+                found = connection.execute(select(table.c.campaign_id).where(table.c.id == row_id)).scalar()
+            if found is None:
+                message = f"there is no {table.name} with id {row_id} in this database"
+                raise StoreError(message)
+            self._owners[key] = int(found)
+        return self._owners[key]
+
+
+def dispatch_key(campaign_uuid: str, trial: int, step: str, number: int) -> str:
+    """Return the key of an attempt: SHA-256 of campaign, trial number, step name and attempt number."""
+    return sha256(f"{campaign_uuid}/{trial}/{step}/{number}")
+
+
+def _insert_attempt(write: Write, slots: int, *, place: str, request: JsonObject, **values: Any) -> int:
+    """Insert an attempt on the first free slot."""
+    table = tables.attempt
+    text = to_text({**request, "key": values["dispatch_key"]}, "the order")
+    query = select(table.c.slot).where(
+        (table.c.place == place) & literal_column(f"state IN {tables.one_of(SLOT_HOLDING)}")
+    )
+    taken = set(write.connection.execute(query).scalars())
+    for slot in (slot for slot in range(slots) if slot not in taken):
+        try:
+            with write.connection.begin_nested():  # on PostgreSQL another campaign may take the slot meanwhile
+                return write.insert(
+                    table,
+                    place=place,
+                    slot=slot,
+                    request=text,
+                    state=AttemptState.INTENT,
+                    note="",
+                    created_at=write.now,
+                    **values,
+                )
+        except IntegrityError as error:
+            if "uq_attempt_slot" not in str(error.orig) and "attempt.slot" not in str(error.orig):
+                raise
+    message = (
+        f"all {slots} slots of instrument {values['instrument']!r} are taken; nothing was sent. An attempt that is UNKNOWN "
+        "keeps its slot until a person says what happened: see `matloop status`"
+    )
+    raise Busy(message)
+
+
+def _reserve(write: Write, campaign: Row[Any], trials: int, cost: int) -> None:
+    """Reserve from the budget; the database's constraint says the same again."""
+    cap = campaign.cap_trials
+    if cap is not None and campaign.reserved_trials + campaign.spent_trials + trials > cap:
+        message = (
+            f"the budget of {cap} trials is used up ({campaign.spent_trials} spent, {campaign.reserved_trials} reserved); "
+            "raise budget.trials in the campaign file and run `matloop amend`"
+        )
+        raise BudgetSpent(message)
+    cap = campaign.cap_cost
+    if cap is not None and campaign.reserved_cost + campaign.spent_cost + cost > cap:
+        message = (
+            f"a step of cost {cost / MICRO:g} would pass the budget of {cap / MICRO:g} "
+            f"({campaign.spent_cost / MICRO:g} spent, {campaign.reserved_cost / MICRO:g} reserved); "
+            "raise budget.cost in the campaign file and run `matloop amend`"
+        )
+        raise BudgetSpent(message)
+    if campaign.cap_hours is not None:
+        ledger = tables.ledger
+        query = select(ledger.c.hours).where(ledger.c.campaign_id == campaign.id)
+        hours = write.connection.execute(query).scalar_one()
+        if hours >= campaign.cap_hours:
+            message = (
+                f"the budget of {campaign.cap_hours:g} hours is used up ({hours:.3g} spent); "
+                "raise budget.hours in the campaign file and run `matloop amend`"
+            )
+            raise BudgetSpent(message)
+    if trials or cost:
+        write.change(
+            tables.campaign,
+            campaign,
+            reserved_trials=campaign.reserved_trials + trials,
+            reserved_cost=campaign.reserved_cost + cost,
+        )
+
+
+def _settle(write: Write, attempt: Row[Any], *, happened: bool) -> int:
+    """Turn a reservation into an expense, or give it back; close the trial if that was its end.
+
+    Returns:
+        The trial's number.
+    """
+    campaign, trial = current(write), write.row(tables.trial, attempt.trial_id)
+    values = {"reserved_cost": campaign.reserved_cost - attempt.cost}
+    if happened:
+        values["spent_cost"] = campaign.spent_cost + attempt.cost
+    charge = trial.charge
+    if charge == "reserved":
+        values["reserved_trials"] = campaign.reserved_trials - 1
+        charge = "spent" if happened else "none"
+        if happened:
+            values["spent_trials"] = campaign.spent_trials + 1
+    if any(campaign._mapping[key] != value for key, value in values.items()):  # noqa: SLF001  SQLAlchemy's public name
+        write.change(tables.campaign, campaign, **values)
+    query = select(tables.step.c.state).where(tables.step.c.trial_id == trial.id)
+    states = set(write.connection.execute(query).scalars())
+    ended = write.now if states <= {StepState.RECORDED, StepState.FAILED, StepState.CANCELLED} else None
+    if charge != trial.charge or ended is not None:
+        write.change(tables.trial, trial, charge=charge, ended_at=ended)
+    return int(trial.number)
+
+
+def _number(write: Write, row: Row[Any]) -> int:
+    query = select(tables.trial.c.number).where(tables.trial.c.id == row.trial_id)
+    return int(write.connection.execute(query).scalar_one())
+
+
+def _want(row: Row[Any], state: StepState, what: str, fence: int | None = None) -> None:
+    if row.state != state or (fence is not None and row.fence != fence):
+        claim = "" if fence is None else f" under fence {fence}"
+        seen = f"{row.state} under fence {row.fence}" + (f", owned by {row.owner}" if row.owner else "")
+        message = f"{what} of step {row.name!r} ({row.id}) needs it {state}{claim}, but it is {seen}"
+        raise IllegalTransition(message)
+
+
+def _legal(row: Row[Any], to: AttemptState) -> None:
+    if (AttemptState(row.state), to) not in ATTEMPT_PAIRS:
+        follow = sorted(b for a, b in ATTEMPT_PAIRS if a == row.state)
+        allowed = f"only {', '.join(follow)} can follow" if follow else "nothing can follow"
+        message = f"attempt {row.id} is {row.state}; it cannot become {to}: {allowed}"
+        raise IllegalTransition(message)
+
+
+def _read(connection: Connection, where: Any) -> list[AttemptInfo]:
+    attempt, trial, step = tables.attempt, tables.trial, tables.step
+    query = (
+        select(attempt, trial.c.number.label("trial_number"), step.c.name.label("step_name"))
+        .join(trial, trial.c.id == attempt.c.trial_id)
+        .join(step, step.c.id == attempt.c.step_id)
+        .where(where)
+        .order_by(attempt.c.id)
+    )
+    return [_attempt_info(row) for row in connection.execute(query)]
+
+
+def _attempt_info(row: Row[Any]) -> AttemptInfo:
+    return AttemptInfo(
+        id=row.id,
+        step_id=row.step_id,
+        trial=row.trial_number,
+        step=row.step_name,
+        number=row.number,
+        key=row.dispatch_key,
+        instrument=row.instrument,
+        slot=row.slot,
+        state=AttemptState(row.state),
+        order=from_text(row.request),
+        handle=None if row.handle is None else from_text(row.handle),
+        raw_sha256=row.raw_sha256,
+        effect=row.effect,
+        note=row.note,
+        created_at=row.created_at,
+    )
