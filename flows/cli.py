@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import IO, Any
@@ -52,21 +53,18 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 
 class Refusal(click.ClickException):
-    """An error for people: one readable message on stderr, no traceback.
-
-    Args:
-        message: what is wrong, the value seen, what was expected, what to do next.
-        exit_code: 2 where the input is wrong, else 1.
-    """
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    """An error for people: one readable message on stderr, no traceback. The exit code is 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Write the message to stderr."""
         click.secho("error: ", fg="red", bold=True, nl=False, err=file is None, file=file)
         click.echo(self.format_message(), err=file is None, file=file)
+
+
+class BadInput(Refusal):
+    """A refusal because of what the user wrote; the exit code is 2."""
+
+    exit_code = 2
 
 
 class LazyGroup(click.Group):
@@ -112,11 +110,12 @@ class LazyGroup(click.Group):
         except MatloopError as error:
             if ctx.params.get("debug"):
                 raise
-            raise Refusal(str(error), 2 if isinstance(error, BAD_INPUT) else 1) from error
+            kind = BadInput if isinstance(error, BAD_INPUT) else Refusal
+            raise kind(str(error)) from error
         except OSError as error:
             if ctx.params.get("debug") or error.errno in {errno.EPIPE, None}:  # click ends quietly when a pipe closes
                 raise
-            raise Refusal(_os_error(error), 1) from error
+            raise Refusal(_os_error(error)) from error
         except KeyboardInterrupt:
             click.echo("interrupted; nothing that was recorded is lost", err=True)
             ctx.exit(INTERRUPTED)
@@ -173,7 +172,7 @@ def main(ctx: click.Context, *, debug: bool) -> None:
     matloop status             see every campaign in the database
     """  # noqa: D301  \b tells click to keep the lines
     ctx.obj = {"debug": debug}
-    if "COLUMNS" not in os.environ and not ctx.terminal_width and not click.get_text_stream("stdout").isatty():
+    if "COLUMNS" not in os.environ and not ctx.terminal_width and not sys.stdout.isatty():
         os.environ["COLUMNS"] = "120"  # rich would wrap tables at 80 columns where a pipe takes them
 
 

@@ -36,6 +36,9 @@ PORT_VARIABLE = "MATLOOP_PREFECT_PORT"
 START_S = 180.0
 """A new database on a busy computer took 56 s."""
 
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""Servers that this process started; they outlive it, so they are kept from Python's warning about running children."""
+
 Say = Callable[[str], None]
 
 
@@ -156,6 +159,8 @@ def stop_server(patience: float = 15.0) -> int | None:
             os.kill(pid, signal.SIGKILL)
             end += patience
         time.sleep(0.1)
+    for process in _STARTED:
+        process.poll()
     _state_file().unlink(missing_ok=True)
     return pid
 
@@ -183,6 +188,7 @@ def _start(say: Say) -> Server:
             cwd=home(),
             start_new_session=True,  # Ctrl-C in the terminal must not end it
         )
+    _STARTED.append(process)
     server = Server(f"{origin}/api", ours=True, pid=process.pid, log=log)
     content = {
         "pid": process.pid,

@@ -1,0 +1,86 @@
+"""The deployment behind the form: `matloop campaign` on the Prefect page starts a campaign from a file.
+
+Its work pool runs each campaign as a process of its own, so that a worker's end does not take a campaign along.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectNotFound
+from prefect.types.entrypoint import EntrypointType
+from prefect.workers.process import ProcessWorker
+
+from flows.campaign import campaign_flow
+from flows.server import ServerProblem
+
+POOL = "matloop"
+DEPLOYMENT = "matloop"
+DESCRIPTION = """Start a campaign: choose its file, give it a name, and press **Submit**.
+
+Empty fields stay as the file says. A campaign of that name that exists already is resumed, so sending the form twice
+does no harm; two processes can never run the same campaign. Everything that happens is in the campaign database:
+`matloop status` shows it, with or without this page.
+"""
+SUFFIXES = (".yaml", ".yml")
+
+
+def campaign_files(folder: Path) -> list[str]:
+    """List the campaign files of a folder: those that have objectives, so that a lab file is not offered."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.is_file()]
+    return [path.name for path in found if "objectives" in path.read_text(encoding="utf-8", errors="replace")]
+
+
+async def deploy(folder: Path, *, at_once: int) -> UUID:
+    """Make or renew the work pool and the deployment.
+
+    Args:
+        folder: whose campaign files the form offers.
+        at_once: campaigns that may run at the same time.
+
+    Returns:
+        The deployment's id.
+
+    Raises:
+        ServerProblem: the folder has no campaign file.
+    """
+    files = campaign_files(folder)
+    if not files:
+        message = f"no campaign file (*.yaml with 'objectives') lies in {folder}; name another folder with --campaigns"
+        raise ServerProblem(message)
+    await _pool(at_once)
+    deployment = await campaign_flow.ato_deployment(
+        name=DEPLOYMENT,
+        description=DESCRIPTION,
+        work_pool_name=POOL,
+        entrypoint_type=EntrypointType.MODULE_PATH,  # the installed package, from whatever folder the worker runs in
+        parameters={"file": files[0]},
+        tags=["matloop"],
+    )
+    schema = deployment._parameter_openapi_schema  # noqa: SLF001  the form's choice is known when it is served
+    schema.properties["file"]["enum"] = files
+    schema.properties["file"]["default"] = files[0]
+    identity: UUID = await deployment.aapply()
+    return identity
+
+
+async def _pool(at_once: int) -> None:
+    async with get_client() as client:
+        try:
+            await client.read_work_pool(POOL)
+        except ObjectNotFound:
+            template = ProcessWorker.get_default_base_job_template()
+            await client.create_work_pool(
+                WorkPoolCreate(
+                    name=POOL,
+                    type=ProcessWorker.type,
+                    description="campaigns, each a process of its own",
+                    base_job_template=template,
+                    concurrency_limit=at_once,
+                )
+            )
+        else:
+            await client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=at_once))

@@ -1,0 +1,202 @@
+"""What the Prefect page shows of a campaign: progress, a report in markdown, the table of the best candidates."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from prefect.logging import get_logger
+
+from flows.overview import Overview, number
+from flows.screen import fit_line
+from orchestrator.record.states import CampaignState, TrialState
+
+if TYPE_CHECKING:
+    from flows.artifacts import Page
+    from orchestrator.campaign import Campaign
+    from orchestrator.ranking import Best
+    from orchestrator.record.views import TrialInfo
+
+ROWS = 50
+"""Of the table; `matloop export` has all of them."""
+
+LEADING = 8
+FAILURES = 5
+LARGEST_IMAGE = 50_000
+"""Bytes of a plot: the page carries it inside its text, and the server keeps every text it was given."""
+
+Images = dict[str, bytes]
+
+
+async def show(page: Page, campaign: Campaign) -> None:
+    """Bring the three artifacts of a campaign up to date.
+
+    Args:
+        page: where they are shown.
+        campaign: whose state is read from the store.
+    """
+    view = Overview.of(campaign.store, campaign.name)
+    images = await asyncio.to_thread(plots, campaign)
+    await page.progress("progress", view.fraction or 0.0, f"{view.info.name}: {view.budget()}")
+    await page.markdown("report", report(view, images), f"How {view.info.name} stands: reload to see the newest")
+    await page.table("results", rows(view), f"The best candidates of {view.info.name}, best first")
+
+
+def plots(campaign: Campaign) -> Images:
+    """Draw what can be drawn so far, as PNG by title; a plot that fails is left out and named in the log."""
+    from orchestrator.report import plots as drawing  # noqa: PLC0415  matplotlib is slow to import
+
+    made: Images = {}
+    for title, draw in (("Best so far", drawing.best_so_far_png), ("Expected and measured", drawing.parity_png)):
+        try:
+            image = draw(campaign)
+        except Exception as error:  # noqa: BLE001  a view must not stop what it shows
+            get_logger("matloop").warning("no plot %r: %r", title, error)
+            continue
+        if image is not None and len(image) <= LARGEST_IMAGE:
+            made[title] = image
+    return made
+
+
+def report(view: Overview, images: Images, now: datetime | None = None) -> str:
+    """Write the report artifact.
+
+    Args:
+        view: how the campaign stands.
+        images: PNG by title.
+        now: default now.
+
+    Returns:
+        Markdown with its images inside.
+    """
+    info = view.info
+    when = (now or datetime.now(tz=UTC)).strftime("%H:%M:%S UTC")
+    state = "running" if info.state is CampaignState.ACTIVE else info.state.value.lower()
+    reason = f": {info.state_reason}" if info.state_reason else ""
+    name = info.name
+    commands = (
+        f"status {name} --watch",
+        f"report {name} --open",
+        f"pause {name}",
+        f"resume {name}",
+        f"why {name} TRIAL",
+    )
+    parts = [
+        f"# {info.name}",
+        f"**{state}**{reason} · {view.budget()} · as of {when}; reload the page for the newest",
+        f"**Goal:** {view.goals()}",
+        *_questions(view),
+        *_best(view),
+        *_image(images, "Best so far"),
+        *_next(view),
+        *_trust(view),
+        *_image(images, "Expected and measured"),
+        *_failures(view),
+        "## In the terminal",
+        " · ".join(f"`matloop {command}`" for command in commands),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows(view: Overview) -> list[dict[str, Any]]:
+    """Write the lines of the table artifact, best first."""
+    made = []
+    for place, best in enumerate(view.ranked[:ROWS], 1):
+        row: dict[str, Any] = {"place": place, "candidate": best.trial.candidate.label, "trial": best.trial.number}
+        for name in view.problem.properties:
+            row[f"{name} ({view.problem.units[name]})"] = number(best.values.get(name), 5)
+        row["expected"] = _expected(view, best.trial)
+        row["constraints"] = "hold" if best.feasible else "violated"
+        row["chosen by"] = best.trial.proposal.policy
+        made.append(row)
+    return made
+
+
+def _questions(view: Overview) -> list[str]:
+    if not view.questions:
+        return []
+    lines = [
+        f"- trial {a.trial}, step {a.step} on {a.instrument}: {a.state.value} {a.note}".rstrip() for a in view.questions
+    ]
+    return ["## A person is asked", "\n".join(lines), f"Answer with `matloop answer {view.info.name}`."]
+
+
+def _best(view: Overview) -> list[str]:
+    if not view.ranked:
+        return ["## Best so far", "Nothing is measured yet."]
+    names = view.problem.properties
+    head = [
+        "",
+        "candidate",
+        *(f"{name} ({view.problem.units[name]})" for name in names),
+        "expected when chosen",
+        "trial",
+    ]
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [_line(_cells(view, place, best)) for place, best in enumerate(view.ranked[:LEADING], 1)]
+    return ["## Best so far", "\n".join(lines)]
+
+
+def _cells(view: Overview, place: int, best: Best) -> list[str]:
+    label = best.trial.candidate.label if best.feasible else f"~~{best.trial.candidate.label}~~"
+    values = [number(best.values.get(name)) for name in view.problem.properties]
+    return [
+        str(place),
+        f"**{label}**" if place == 1 else label,
+        *values,
+        _expected(view, best.trial),
+        str(best.trial.number),
+    ]
+
+
+def _next(view: Overview) -> list[str]:
+    lines = [f"- **{t.candidate.label}** (trial {t.number}) is being measured" for t in view.in_flight]
+    lines += [f"- {t.candidate.label} (trial {t.number}) is next: {t.proposal.reason}" for t in view.waiting[:LEADING]]
+    if len(view.waiting) > LEADING:
+        lines.append(f"- and {len(view.waiting) - LEADING} more are planned")
+    if not lines:
+        ended = view.info.state is not CampaignState.ACTIVE
+        lines = ["- nothing: the campaign has ended" if ended else "- the next candidates are being chosen"]
+    if view.decision is not None:
+        gain = view.decision.summary.expected_gain
+        unit = view.problem.objectives[0].unit
+        more = f", expected gain {number(gain, 3)} {unit}" if gain is not None else ""
+        lines.append(f"- decision {view.decision.number} was made by {view.decision.policy}{more}")
+    return ["## What happens next", "\n".join(lines)]
+
+
+def _trust(view: Overview) -> list[str]:
+    if not view.fits:
+        return []
+    fit = view.fits[-1]
+    lines = [f"Fit {fit.number}: {fit_line(fit)}."]
+    for name, coverage in fit.report.calibration.items():
+        shown = ", ".join(f"{key}: {value:.3g}" for key, value in coverage.items())
+        lines.append(f"Calibration of {name}: {shown}.")
+    lines += list(fit.report.notes)
+    return ["## How far to trust it", "\n\n".join(lines)]
+
+
+def _failures(view: Overview) -> list[str]:
+    failed = [t for t in view.trials if t.state is TrialState.FAILED]
+    if not failed:
+        return []
+    lines = [f"- trial {t.number} {t.candidate.label}: {t.reason}" for t in reversed(failed[-FAILURES:])]
+    return [f"## {len(failed)} trials failed", "\n".join(lines)]
+
+
+def _expected(view: Overview, trial: TrialInfo) -> str:
+    first = view.problem.objectives[0].property
+    mean = trial.proposal.mean.get(first)
+    return "–" if mean is None else f"{number(mean, 3)} ± {number(trial.proposal.sd.get(first), 2)}"
+
+
+def _image(images: Images, title: str) -> list[str]:
+    image = images.get(title)
+    return [f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})"] if image else []
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
