@@ -62,11 +62,13 @@ STARTED = Rule(1, 0.0, Next.FAIL, "the work was begun, so the sample is spent")
 DONE_REAL = Rule(1, 0.0, Next.FAIL, "the work was done; repeating it would use another sample")
 DONE_COMPUTED = Rule(2, 0.0, Next.FAIL, "a computation may be repeated once; the same bad answer twice is its answer")
 UNKNOWN: Mapping[Recovery, Rule] = {
-    Recovery.IDEMPOTENT: Rule(2, 0.0, Next.FAIL, "the instrument knows the key, so nothing is done twice"),
+    Recovery.IDEMPOTENT: Rule(3, 5.0, Next.HOLD, "the instrument knows the key, so nothing is done twice"),
     Recovery.QUERYABLE: Rule(1, 0.0, Next.LOOK_UP, "its own log says what happened"),
     Recovery.BLIND: Rule(1, 0.0, Next.HOLD, "nobody but a person can find out; no timer ends it"),
 }
 """Effect unknown, by what the instrument lets us find out."""
+UNKNOWN_COMPUTED = Rule(2, 1.0, Next.FAIL, "a computation may be begun again, and what fails twice fails always")
+"""Effect unknown, of a computation on an idempotent instrument."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def is_computation(description: Description, capability: Capability) -> bool:
 
 def _rule(error: InstrumentError, description: Description, capability: Capability) -> Rule:
     if error.effect is Effect.UNKNOWN:
+        if description.recovery is Recovery.IDEMPOTENT and is_computation(description, capability):
+            return UNKNOWN_COMPUTED
         return UNKNOWN[description.recovery]
     if error.effect is Effect.STARTED:
         return STARTED
