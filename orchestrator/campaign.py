@@ -15,7 +15,8 @@ from typing import Self
 
 from orchestrator import plugins
 from orchestrator.config.amendments import differences, refuse_amendment
-from orchestrator.config.check import check
+from orchestrator.config.check import BY_HAND_STEP, check
+from orchestrator.config.defaults import IMPORTED
 from orchestrator.config.read import Loaded, load_campaign, load_lab
 from orchestrator.config.schema import CampaignConfig, LabConfig
 from orchestrator.domain import (
@@ -29,8 +30,8 @@ from orchestrator.errors import ConfigError, NotEnoughData, StoreError
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.told import tell, tell_failed
-from orchestrator.planner import IMPORTED, Parts, Planner
-from orchestrator.protocols import CampaignView, Instrument
+from orchestrator.planner import Parts, Planner
+from orchestrator.protocols import BoxSpace, CampaignView, Instrument
 from orchestrator.ranking import Best, rank
 from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.store import CampaignStore
@@ -343,6 +344,7 @@ class Campaign:
             spent=spent,
             summary=decisions[-1].summary if decisions else None,
             decisions=len(decisions),
+            summaries=tuple(d.summary for d in decisions),
         )
         for name, rule in self.planner.parts.stopping.items():
             reason = rule.reason(view)
@@ -379,7 +381,7 @@ class Campaign:
     def step_plans(self) -> list[StepPlan]:
         """Return what a trial consists of; one told step where people measure."""
         if self.by_hand:
-            return [StepPlan(name="measure", instrument=PERSON, capability="tell")]
+            return [StepPlan(name=BY_HAND_STEP, instrument=PERSON, capability="tell")]
         return [
             StepPlan(name=s.step, instrument=s.instrument, capability=s.capability or "", cost=s.cost or 0.0)
             for s in self.config.procedure
@@ -410,6 +412,7 @@ class Campaign:
             self.config.procedure,
             envelopes={name: entry.envelope for name, entry in self.lab.instruments.items()},
             clock=clock,
+            units=self._parameter_units(),
         )
 
     def ask(self, n: int = 1) -> list[TrialInfo]:
@@ -442,6 +445,10 @@ class Campaign:
         tell_failed(self.store, self.name, trial, who=who, reason=reason)
 
     # --- small parts ----------------------------------------------------------------------------------------------
+
+    def _parameter_units(self) -> dict[str, str]:
+        space = self.planner.parts.space
+        return {axis.name: axis.unit for axis in space.axes()} if isinstance(space, BoxSpace) else {}
 
     def _imported(self, trials: Sequence[TrialInfo]) -> int:
         imported = {d.number for d in self.store.decisions(self.name) if d.purpose == "imported"}

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from orchestrator.campaign import Campaign, Plan
-from orchestrator.errors import SpaceExhausted
+from orchestrator.errors import BudgetSpent, SpaceExhausted, Unanswered
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.record.states import AttemptState, CampaignState, TrialState
@@ -109,6 +109,7 @@ class _Turns:
         self.threaded = threaded
         self.in_flight: dict[asyncio.Task[TrialInfo], int] = {}
         self.exhausted = ""
+        self.blocked = ""
         self.ticked = clock.monotonic()
 
     async def run(self) -> str:
@@ -124,9 +125,17 @@ class _Turns:
             done, _ = await asyncio.wait(self.in_flight, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=self.in_flight.__getitem__):
                 del self.in_flight[task]
-                trial = await task
-                campaign.derive()
-                await self.hooks.publish(campaign, _news(campaign, trial))
+                await self._finish(task)
+
+    async def _finish(self, task: asyncio.Task[TrialInfo]) -> None:
+        """Take in how a trial ended; a trial that may not go on ends the turns, not the campaign."""
+        try:
+            trial = await task
+        except (BudgetSpent, Unanswered) as error:
+            self.blocked = str(error)
+            return
+        self.campaign.derive()
+        await self.hooks.publish(self.campaign, _news(self.campaign, trial))
 
     async def drop(self) -> None:
         """Cancel what is in flight; the executor leaves every step in a legal state."""
@@ -139,7 +148,7 @@ class _Turns:
     async def _plan(self) -> None:
         """Plan as many trials as are free, if enough are."""
         config = self.campaign.config
-        while not self.exhausted:
+        while not (self.exhausted or self.blocked):
             free = config.parallel - len(self.campaign.open_trials())
             if free < config.plan_when_free or self.campaign.stop_reason() is not None:
                 return
@@ -163,7 +172,7 @@ class _Turns:
 
     def _start(self) -> None:
         """Start planned trials, in order, until `parallel` are in flight."""
-        if self.campaign.info.state is not CampaignState.ACTIVE:
+        if self.blocked or self.campaign.info.state is not CampaignState.ACTIVE:
             return
         begun = set(self.in_flight.values())
         held = {attempt.trial for attempt in self.campaign.store.open_attempts(self.campaign.name)}
@@ -183,7 +192,7 @@ class _Turns:
             reason = f"waits for a person's answer on trial {waiting[0].trial}: matloop answer {campaign.name}"
             await self.hooks.publish(campaign, reason)
             return reason
-        reason = campaign.stop_reason() or self.exhausted or "nothing is left to do"
+        reason = campaign.stop_reason() or self.blocked or self.exhausted or "nothing is left to do"
         if campaign.info.state is CampaignState.ACTIVE:
             campaign.store.set_state(campaign.name, CampaignState.DONE, actor="matloop", reason=reason)
         await self.hooks.publish(campaign, reason)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import plugins
+from orchestrator.config.defaults import IMPORTED, default_surrogate
 from orchestrator.config.schema import CampaignConfig, Use
 from orchestrator.domain import (
     Candidate,
@@ -32,27 +33,6 @@ from orchestrator.protocols import (
     StoppingRule,
     Surrogate,
 )
-
-IMPORTED = "table"
-"""`initial.use` that means: start from results that exist already."""
-
-
-def default_surrogate(space: SearchSpace) -> Use:
-    """Choose the surrogate where the campaign file names none.
-
-    Args:
-        space: the search space.
-
-    Returns:
-        A graph network under a Gaussian process for structures, a forest for compositions, a Gaussian process for
-        process parameters.
-    """
-    offers = space.offers()
-    if "structure" in offers:
-        return Use(use="gnn_gp")
-    if "composition" in offers:
-        return Use(use="composition_forest")
-    return Use(use="gaussian_process")
 
 
 @dataclass(frozen=True)

@@ -327,7 +327,7 @@ def interval(values: Any, seed: int = 0) -> Interval:
 
 def as_json(scores: Sequence[Score], *, work: str, command: str) -> dict[str, Any]:
     """Write scores as rows of who, metric, unit, median, low, high, n."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in scores:
         for kind, unit, table in (
             ("recall", "share", one.recall),
