@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.given import given
 from flows.session import (
     actor,
     campaign_of,
@@ -20,19 +21,15 @@ from flows.session import (
     store_option,
     who_option,
 )
-from orchestrator.errors import ConfigError, StoreError
+from orchestrator.errors import StoreError
 
 if TYPE_CHECKING:
     from orchestrator.campaign import Campaign
-    from orchestrator.domain import Candidate, Problem, Quantity
+    from orchestrator.domain import Candidate
     from orchestrator.record.store import CampaignStore
     from orchestrator.record.views import TrialInfo
 
 TRIAL = re.compile(r"\d+")
-GIVEN = re.compile(
-    r"(?P<name>[A-Za-z]\w*)\s*=\s*(?P<value>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>.*)", re.DOTALL
-)
-"""``strength=3.4 MPa``; an ``e`` belongs to the number only where digits follow, so that ``1.2eV`` is read as meant."""
 
 
 @click.command()
@@ -125,39 +122,10 @@ def tell(*, arguments: tuple[str, ...], failed: str | None, who: str | None, sto
             found.tell_failed(number, who=by, reason=failed)
             click.echo(f"trial {number} of {found.name} failed: {failed} (recorded by {by})")
             return
-        values = given(rest[1:], found.problem)
+        values = given(rest[1:], found.problem.units)
         found.tell(number, values, who=by)
         told = ", ".join(f"{name} = {quantity}" for name, quantity in values.items())
         click.echo(f"trial {number} of {found.name}: {told} (recorded by {by})")
-
-
-def given(texts: tuple[str, ...], problem: Problem) -> dict[str, Quantity]:
-    """Read ``property=value[unit]`` texts.
-
-    Args:
-        texts: as typed.
-        problem: whose units stand where none is typed.
-
-    Returns:
-        Quantities by property.
-
-    Raises:
-        ConfigError: a text cannot be read, or names a property twice.
-    """
-    from orchestrator.domain import Quantity  # noqa: PLC0415  NumPy is not needed by --help
-
-    values: dict[str, Quantity] = {}
-    for text in texts:
-        match = GIVEN.fullmatch(text.strip())
-        if match is None:
-            message = f"{text!r} cannot be read; PROPERTY=VALUE[UNIT] was expected, such as strength=3.4MPa"
-            raise ConfigError(message)
-        name, unit = match["name"], match["unit"].strip()
-        if name in values:
-            message = f"{name!r} is given twice; measure one trial once, or ask for a replicate"
-            raise ConfigError(message)
-        values[name] = Quantity(float(match["value"]), unit or problem.units.get(name, "dimensionless"))
-    return values
 
 
 @click.command()

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.config.schema import CampaignConfig
+from orchestrator.execution.answers import Question, questions
 from orchestrator.ranking import Best, rank
-from orchestrator.record.states import AttemptState, TrialState
+from orchestrator.record.states import TrialState
 
 if TYPE_CHECKING:
     from orchestrator.domain import Problem
     from orchestrator.record.store import CampaignStore
-    from orchestrator.record.views import AttemptInfo, CampaignInfo, DecisionInfo, FitInfo, TrialInfo
-
-QUESTIONS = (AttemptState.UNKNOWN, AttemptState.HELD)
+    from orchestrator.record.views import CampaignInfo, DecisionInfo, FitInfo, TrialInfo
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Overview:
         decision: the last one.
         decisions: how many there are.
         fits: all of them, the last one last.
-        questions: attempts that wait for a person's answer.
+        questions: what people are asked.
     """
 
     info: CampaignInfo
@@ -41,7 +40,7 @@ class Overview:
     decision: DecisionInfo | None
     decisions: int
     fits: tuple[FitInfo, ...]
-    questions: tuple[AttemptInfo, ...]
+    questions: tuple[Question, ...]
 
     @classmethod
     def of(cls, store: CampaignStore, name: str) -> Overview:
@@ -58,7 +57,7 @@ class Overview:
             decision=decisions[-1] if decisions else None,
             decisions=len(decisions),
             fits=tuple(store.fits(name)),
-            questions=tuple(a for a in store.open_attempts(name) if a.state in QUESTIONS),
+            questions=tuple(questions(store, name)),
         )
 
     @property

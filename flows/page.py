@@ -27,6 +27,10 @@ FAILURES = 5
 LARGEST_IMAGE = 50_000
 """Bytes of a plot: the page carries it inside its text, and the server keeps every text it was given."""
 
+FEWEST = 2
+"""Points that a plot needs to say anything."""
+
+BEST, PARITY, CALIBRATION = "Best so far", "Expected and measured", "Calibration"
 Images = dict[str, bytes]
 
 
@@ -45,17 +49,37 @@ async def show(page: Page, campaign: Campaign) -> None:
 
 
 def plots(campaign: Campaign) -> Images:
-    """Draw what can be drawn so far, as PNG by title; a plot that fails is left out and named in the log."""
-    from orchestrator.report import plots as drawing  # noqa: PLC0415  matplotlib is slow to import
+    """Draw what can be drawn so far.
 
+    Args:
+        campaign: whose facts are read from the store.
+
+    Returns:
+        PNG by title. A plot that fails is left out and named in the log; one that is too large is left out.
+    """
+    from orchestrator.report import plots as drawing  # noqa: PLC0415  matplotlib is slow to import
+    from orchestrator.report.calibration import judge  # noqa: PLC0415  the same
+    from orchestrator.report.facts import gather  # noqa: PLC0415  the same
+
+    facts = gather(campaign.store, campaign.name, shown=0)
+    if len(facts.points) < FEWEST:
+        return {}
+    objective = facts.problem.objectives[0]
+    wanted: dict[str, tuple[drawing.Plot, bool]] = {BEST: (drawing.best_so_far(facts), False)}
+    if len(facts.problem.objectives) > 1:
+        wanted[BEST] = (drawing.front(facts), False)
+    judged = judge(facts.points, objective.property)
+    if judged is not None and len(judged) >= FEWEST:
+        wanted[PARITY] = (drawing.parity(judged, objective.unit), True)
+        wanted[CALIBRATION] = (drawing.calibration(judged), True)
     made: Images = {}
-    for title, draw in (("Best so far", drawing.best_so_far_png), ("Expected and measured", drawing.parity_png)):
+    for title, (draw, square) in wanted.items():
         try:
-            image = draw(campaign)
+            image = drawing.render(draw, "png", square=square)
         except Exception as error:  # noqa: BLE001  a view must not stop what it shows
             get_logger("matloop").warning("no plot %r: %r", title, error)
             continue
-        if image is not None and len(image) <= LARGEST_IMAGE:
+        if len(image) <= LARGEST_IMAGE:
             made[title] = image
     return made
 
@@ -89,10 +113,11 @@ def report(view: Overview, images: Images, now: datetime | None = None) -> str:
         f"**Goal:** {view.goals()}",
         *_questions(view),
         *_best(view),
-        *_image(images, "Best so far"),
+        *_image(images, BEST),
         *_next(view),
         *_trust(view),
-        *_image(images, "Expected and measured"),
+        *_image(images, PARITY),
+        *_image(images, CALIBRATION),
         *_failures(view),
         "## In the terminal",
         " · ".join(f"`matloop {command}`" for command in commands),
@@ -117,10 +142,8 @@ def rows(view: Overview) -> list[dict[str, Any]]:
 def _questions(view: Overview) -> list[str]:
     if not view.questions:
         return []
-    lines = [
-        f"- trial {a.trial}, step {a.step} on {a.instrument}: {a.state.value} {a.note}".rstrip() for a in view.questions
-    ]
-    return ["## A person is asked", "\n".join(lines), f"Answer with `matloop answer {view.info.name}`."]
+    lines = [f"- {question}" for question in view.questions]
+    return ["## A person is asked", "\n".join(lines)]
 
 
 def _best(view: Overview) -> list[str]:

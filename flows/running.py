@@ -22,8 +22,8 @@ from orchestrator.record.states import CampaignState
 if TYPE_CHECKING:
     from orchestrator.campaign import Campaign
 
-LEAVE_S = 10.0
-"""How long a second Ctrl-C waits for instruments to be closed."""
+LEAVE_S = 15.0
+"""How long a second Ctrl-C waits: the executor takes up to 12 s to leave its steps in a legal state."""
 
 
 def wake(campaign: Campaign) -> bool:

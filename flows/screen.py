@@ -76,14 +76,7 @@ def campaign_view(view: Overview, *, doing: str = "") -> RenderableType:
         parts.append(Text.assemble(("decided   ", "dim"), _decision_line(view)))
     if view.fits:
         parts.append(Text.assemble(("learned   ", "dim"), fit_line(view.fits[-1])))
-    parts.extend(
-        Text.assemble(
-            ("question  ", "bold red"),
-            f"trial {attempt.trial}, step {attempt.step} on {attempt.instrument} is {attempt.state.value}:"
-            f" {attempt.note or 'what happened?'} (matloop answer {info.name} {attempt.trial})",
-        )
-        for attempt in view.questions
-    )
+    parts.extend(Text.assemble(("question  ", "bold red"), str(question)) for question in view.questions)
     if view.ranked:
         parts.append(_best_table(view))
     return Group(*parts)
