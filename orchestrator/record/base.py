@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, select
 
 from orchestrator.domain import Candidate
 from orchestrator.errors import Damaged, StoreError
-from orchestrator.record import tables
+from orchestrator.record import statements, tables
 from orchestrator.record.codec import from_text
 from orchestrator.record.database import Database, Write, mapping
 from orchestrator.record.hashing import row_sha
@@ -87,8 +87,8 @@ def check_row(table: Any, row: Row[Any]) -> None:
     """
     if row_sha(table, mapping(row)) != row.row_sha:
         message = (
-            f"row {row.id} of table {table.name} was changed after it was stored; run `matloop verify` to see what else, "
-            "and restore a backup"
+            f"row {row.id} of table {table.name} was changed after it was stored; run `matloop verify` to see what "
+            "else, and restore a backup"
         )
         raise Damaged(message)
 
@@ -100,9 +100,8 @@ def config_of(connection: Connection, campaign: Row[Any]) -> Mapping[str, Any]:
 
 
 def _revision(connection: Connection, campaign: Row[Any]) -> Row[Any]:
-    table = tables.revision
-    where = (table.c.campaign_id == campaign.id) & (table.c.number == campaign.revision)
-    return connection.execute(table.select().where(where)).one()
+    query = statements.by(tables.revision, "campaign_id", "number")
+    return connection.execute(query, {"campaign_id": campaign.id, "number": campaign.revision}).one()
 
 
 def micro(cost: float) -> int:

@@ -112,8 +112,8 @@ class Campaigns(StorePart):
                 if cap is not None and cap < amount:
                     unit, word = (1, "trials") if key == "cap_trials" else (MICRO, "cost")
                     message = (
-                        f"budget.{word} of {cap / unit:g} is below the {amount / unit:g} that campaign {name!r} has spent "
-                        "and reserved already; give at least that"
+                        f"budget.{word} of {cap / unit:g} is below the {amount / unit:g} that campaign {name!r} has "
+                        "spent and reserved already; give at least that"
                     )
                     raise StoreError(message)
             number = row.revision + 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,18 +116,14 @@ def lenient(content: Any) -> Any:
     """Bring what a plug-in reports into JSON: NumPy numbers become plain ones, NaN and infinities null."""
     if isinstance(content, Mapping):
         return {str(key): lenient(value) for key, value in content.items()}
-    if isinstance(content, np.ndarray):
+    if isinstance(content, (np.ndarray, np.generic)):
         return lenient(content.tolist())
+    if isinstance(content, (set, frozenset)):
+        content = sorted(content)
     if isinstance(content, (list, tuple)):
         return [lenient(value) for value in content]
-    if isinstance(content, (set, frozenset)):
-        return sorted(lenient(value) for value in content)
-    if isinstance(content, np.generic):
-        return lenient(content.item())
     if isinstance(content, float):
         return float(content) if math.isfinite(content) else None
-    if isinstance(content, Path):
-        return content.name  # a path of this computer says nothing elsewhere
     return content
 
 

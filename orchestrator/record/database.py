@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, Table, select
+from sqlalchemy import Connection, Engine, Row, RowMapping, Table, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from orchestrator.domain import canonical_json
 from orchestrator.errors import IllegalTransition, StoreError
-from orchestrator.record import tables
+from orchestrator.record import statements, tables
 from orchestrator.record.crash_points import reached
 from orchestrator.record.engine import READ
 from orchestrator.record.hashing import GENESIS, plain_row, row_sha
@@ -56,8 +56,7 @@ class Write:
 
     def lock(self) -> None:
         """Lock the campaign's ledger row, so that writers of one campaign take turns on PostgreSQL too."""
-        query = tables.ledger.select().where(tables.ledger.c.campaign_id == self.campaign).with_for_update()
-        self._ledger = self.connection.execute(query).one()
+        self._ledger = self.connection.execute(statements.lock_ledger(), {"campaign": self.campaign}).one()
 
     def row(self, table: Table, row_id: int) -> Row[Any]:
         """Read one row.
@@ -65,7 +64,7 @@ class Write:
         Raises:
             StoreError: there is none of that id.
         """
-        found = self.connection.execute(table.select().where(table.c.id == row_id)).first()
+        found = self.connection.execute(statements.by_id(table), {"row_id": row_id}).first()
         if found is None:
             message = f"there is no {table.name} with id {row_id} in this database"
             raise StoreError(message)
@@ -83,7 +82,7 @@ class Write:
         """
         row = plain_row(table, values)
         row["row_sha"] = row_sha(table, row)
-        key = self.connection.execute(table.insert().values(row)).inserted_primary_key
+        key = self.connection.execute(statements.insert(table), row).inserted_primary_key
         row_id = int(key[0]) if key is not None else 0
         self._writes.setdefault(table.name, {})[str(row_id)] = row["row_sha"]
         return row_id
@@ -101,10 +100,7 @@ class Write:
         """
         new = plain_row(table, {**mapping(row), **values})
         new["row_sha"] = row_sha(table, new)
-        where = (table.c.id == row.id) & (table.c.row_sha == row.row_sha)
-        if self.connection.execute(table.update().where(where).values(new)).rowcount != 1:
-            message = f"{table.name} {row.id} was changed by another process in between; read it again"
-            raise IllegalTransition(message)
+        self._set(table, row, new)
         self._writes.setdefault(table.name, {})[str(row.id)] = new["row_sha"]
 
     def event(
@@ -148,18 +144,21 @@ class Write:
         }
         row = plain_row(tables.event, values)
         row["row_sha"] = row_sha(tables.event, row)
-        self.connection.execute(tables.event.insert().values(row))
+        self.connection.execute(statements.insert(tables.event), row)
         head = {"campaign_id": self.campaign, "events": row["number"], "head_sha": row["row_sha"]}
         new = plain_row(tables.ledger, {**head, "hours": ledger.hours if ledger else 0.0})
         new["row_sha"] = row_sha(tables.ledger, new)
         if ledger is None:
-            self.connection.execute(tables.ledger.insert().values(new))
+            self.connection.execute(statements.insert(tables.ledger), new)
         else:
-            where = (tables.ledger.c.id == ledger.id) & (tables.ledger.c.row_sha == ledger.row_sha)
-            if self.connection.execute(tables.ledger.update().where(where).values(new)).rowcount != 1:
-                message = "the campaign's ledger was changed by another process in between; try again"
-                raise IllegalTransition(message)
+            self._set(tables.ledger, ledger, new)
         self.done = True
+
+    def _set(self, table: Table, row: Row[Any], new: Mapping[str, Any]) -> None:
+        parameters = {**new, "row_id": row.id, "seen_sha": row.row_sha}
+        if self.connection.execute(statements.compare_and_set(table), parameters).rowcount != 1:
+            message = f"{table.name} {row.id} was changed by another process in between; read it again"
+            raise IllegalTransition(message)
 
 
 class Database:
@@ -217,10 +216,11 @@ class Database:
         """Add hours to a campaign's ledger: the one write without an event, as it comes every few seconds."""
         table = tables.ledger
         with said_plainly(), self.engine.connect() as connection, connection.begin():
-            row = connection.execute(table.select().where(table.c.campaign_id == campaign).with_for_update()).one()
+            row = connection.execute(statements.lock_ledger(), {"campaign": campaign}).one()
             new = plain_row(table, {**mapping(row), "hours": row.hours + hours})
             new["row_sha"] = row_sha(table, new)
-            connection.execute(table.update().where(table.c.id == row.id).values(new))
+            parameters = {**new, "row_id": row.id, "seen_sha": row.row_sha}
+            connection.execute(statements.compare_and_set(table), parameters)
 
     def _once(self, campaign: int | None, op_id: str, label: str, work: Callable[[Write], T], answers: list[T]) -> None:
         with self.engine.connect() as connection, connection.begin():
@@ -284,16 +284,16 @@ def check_space(folder: Path, least: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < least:
         message = (
-            f"only {free / 1e6:.0f} MB are free on the disk of {folder}, and {least / 1e6:.0f} MB are wanted before a new "
-            "step starts: free some space, then resume; nothing that was recorded is lost"
+            f"only {free / 1e6:.0f} MB are free on the disk of {folder}, and {least / 1e6:.0f} MB are wanted before a "
+            "new step starts: free some space, then resume; nothing that was recorded is lost"
         )
         raise StoreError(message)
 
 
 def _full_message(text: str) -> str:
     return (
-        f"the disk of the campaign database is full or failing ({text}): nothing was written by this step, and everything "
-        "recorded before is safe; free some space, then resume"
+        f"the disk of the campaign database is full or failing ({text}): nothing was written by this step, and "
+        "everything recorded before is safe; free some space, then resume"
     )
 
 
@@ -305,6 +305,6 @@ def _refused(error: DBAPIError) -> None:
     raise StoreError(message) from error
 
 
-def mapping(row: Row[Any]) -> Mapping[str, Any]:
+def mapping(row: Row[Any]) -> RowMapping:
     """Return a row by column name."""
     return row._mapping  # noqa: SLF001  SQLAlchemy's public name for it

@@ -1,10 +1,10 @@
 """Connections to the campaign database, with the settings that durability rests on read back and checked.
 
-SQLite: write-ahead log with full syncs where the version has no WAL-reset bug (3.7.0 to 3.51.2 can lose commits when two
-connections meet a checkpoint; fixed in 3.51.3, 3.50.7 and 3.44.6), else a rollback journal with extra syncs. Writers say
-BEGIN IMMEDIATE: a deferred transaction that reads first and then writes fails at once with SQLITE_BUSY, whatever the time-out.
-PostgreSQL: `fsync`, `full_page_writes` and `synchronous_commit` must be on (with the last off, 103 of 41,937
-acknowledged commits were lost in a test of ours).
+SQLite: write-ahead log with full syncs where the version has no WAL-reset bug (3.7.0 to 3.51.2 can lose commits when
+two connections meet a checkpoint; fixed in 3.51.3, 3.50.7 and 3.44.6), else a rollback journal with extra syncs.
+Writers say BEGIN IMMEDIATE: a deferred transaction that reads first and then writes fails at once with SQLITE_BUSY,
+whatever the time-out. PostgreSQL: `fsync`, `full_page_writes` and `synchronous_commit` must be on (with the last off,
+103 of 41,937 acknowledged commits were lost when the server was killed).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trials as a table for spreadsheets.
 
-A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end is a formula to a spreadsheet, which runs it: such
-text gets a leading apostrophe (CVE-2021-41270). Numbers stay numbers.
+A cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line end is a formula to a spreadsheet, which runs it:
+such text gets a leading apostrophe (CVE-2021-41270). Numbers stay numbers.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from orchestrator.domain import Candidate, DecisionSummary, FitReport, Proposal
 from orchestrator.errors import Damaged, StoreError
-from orchestrator.record import codec, tables
+from orchestrator.record import codec, statements, tables
 from orchestrator.record.base import MICRO, StorePart, current, micro
 from orchestrator.record.database import Write
 from orchestrator.record.raw import folder_sha256, keep_folder
@@ -180,10 +180,10 @@ class Knowledge(StorePart):
             count = select(func.count()).select_from(tables.trial).where(tables.trial.c.campaign_id == write.campaign)
             first = write.connection.execute(count).scalar_one() + 1
             made = [
-                _plan_trial(write, decision, position, proposal, first + position, purpose, steps)
-                for position, proposal in enumerate(proposals)
+                _plan_trial(write, proposal, steps, decision=decision, position=i, number=first + i, purpose=purpose)
+                for i, proposal in enumerate(proposals)
             ]
-            numbers = [first + position for position in range(len(made))]
+            numbers = [first + i for i in range(len(made))]
             write.event("decision", policy, note=f"decision {number} ({purpose}): trials {numbers}")
             return numbers
 
@@ -267,12 +267,13 @@ class Knowledge(StorePart):
 
 def _plan_trial(
     write: Write,
+    proposal: Proposal,
+    steps: Sequence[StepPlan],
+    *,
     decision: int,
     position: int,
-    proposal: Proposal,
     number: int,
     purpose: str,
-    steps: Sequence[StepPlan],
 ) -> int:
     candidate = _keep_candidate(write, proposal.candidate)
     row = write.insert(
@@ -317,10 +318,10 @@ def _plan_trial(
 
 def _keep_candidate(write: Write, candidate: Candidate) -> int:
     table = tables.candidate
-    query = select(table.c.id).where((table.c.campaign_id == write.campaign) & (table.c.sha == candidate.id))
-    found = write.connection.execute(query).scalar()
+    query = statements.by(table, "campaign_id", "sha")
+    found = write.connection.execute(query, {"campaign_id": write.campaign, "sha": candidate.id}).first()
     if found is not None:
-        return int(found)
+        return int(found.id)
     content = {**candidate.to_json(), "attributes": codec.lenient(candidate.attributes)}
     return write.insert(
         table,
@@ -333,19 +334,17 @@ def _keep_candidate(write: Write, candidate: Candidate) -> int:
 
 def _replicate(write: Write, candidate: int, proposal: Proposal, purpose: str) -> int:
     """Number a trial among those of its candidate; a repeat that nobody asked for is refused."""
-    trial, step = tables.trial, tables.step
-    same = (trial.c.campaign_id == write.campaign) & (trial.c.candidate_id == candidate)
-    same &= trial.c.fidelity == proposal.fidelity
-    query = select(trial.c.id, trial.c.number, step.c.state).join(step, step.c.trial_id == trial.c.id).where(same)
-    states: dict[int, list[StepState]] = defaultdict(list)
-    for row in write.connection.execute(query.order_by(trial.c.number, step.c.position)):
-        states[row.number].append(StepState(row.state))
+    same = {"campaign_id": write.campaign, "candidate_id": candidate, "fidelity": proposal.fidelity}
+    states: dict[int, list[StepState]] = {}
+    for row in write.connection.execute(statements.by(tables.trial, *same), same).all():
+        steps = write.connection.execute(statements.by(tables.step, "trial_id"), {"trial_id": row.id})
+        states[row.number] = [StepState(one.state) for one in steps]
     ended_badly = (TrialState.FAILED, TrialState.ABANDONED)
     alive = [number for number, found in states.items() if trial_state(found) not in ended_badly]
     if alive and purpose not in REPEATABLE and not proposal.details.get("replicate"):
         message = (
-            f"candidate {proposal.candidate.label!r} has trial {alive[0]} already; a policy that repeats a measurement on "
-            "purpose says so with details={'replicate': True} in its proposal"
+            f"candidate {proposal.candidate.label!r} has trial {alive[0]} already; a policy that repeats a measurement "
+            "on purpose says so with details={'replicate': True} in its proposal"
         )
         raise StoreError(message)
     return len(states)
@@ -356,8 +355,8 @@ def _want_next(write: Write, table: Any, what: str, number: int) -> None:
     last = write.connection.execute(query).scalar() or 0
     if number != last + 1:
         message = (
-            f"{what} {number} cannot be stored: the last one is {last}, so {last + 1} is expected; another process may have "
-            "gone on: read the campaign again"
+            f"{what} {number} cannot be stored: the last one is {last}, so {last + 1} is expected; another process may "
+            "have gone on: read the campaign again"
         )
         raise StoreError(message)
 

@@ -72,17 +72,18 @@ def write_result(
             raw_sha256=attempt.raw_sha256,
         )
     for name, crystal in structures.items():
-        _artifact(write, attempt, "structure", name, "application/json", to_text(crystal.to_json(), "the structure"))
+        text = to_text(crystal.to_json(), f"structure {name!r}")
+        _artifact(write, attempt, ("structure", name), "application/json", text)
     if applied:
         text = to_text(dict(applied), "the applied set-points")
-        _artifact(write, attempt, "applied", "applied", "application/json", text)
+        _artifact(write, attempt, ("applied", "applied"), "application/json", text)
     used: dict[str, int] = {}
     for name, media_type, digest in attachments:
         used[name] = used.get(name, 0) + 1
         label = name if used[name] == 1 else f"{name} ({used[name]})"
-        _artifact(write, attempt, "attachment", label, media_type, digest)
+        _artifact(write, attempt, ("attachment", label), media_type, digest)
     if notes:
-        _artifact(write, attempt, "notes", "notes", "text/plain", notes)
+        _artifact(write, attempt, ("notes", "notes"), "text/plain", notes)
 
 
 def check_finite(value: float, what: str, *, low: float = -LARGEST) -> None:
@@ -96,19 +97,19 @@ def check_finite(value: float, what: str, *, low: float = -LARGEST) -> None:
     Raises:
         StoreError: the number is NaN, infinite or out of range.
     """
-    if isinstance(value, str) or not math.isfinite(value) or not low <= value <= LARGEST:
+    if not math.isfinite(value) or not low <= value <= LARGEST:
         message = f"{what} is {value}; a finite number from {low:g} to {LARGEST:g} is expected, so it was not recorded"
         raise StoreError(message)
 
 
-def _artifact(write: Write, attempt: Row[Any], kind: str, name: str, media_type: str, content: str) -> None:
+def _artifact(write: Write, attempt: Row[Any], what: tuple[str, str], media_type: str, content: str) -> None:
     write.insert(
         tables.artifact,
         campaign_id=write.campaign,
         trial_id=attempt.trial_id,
         attempt_id=attempt.id,
-        kind=kind,
-        name=name,
+        kind=what[0],
+        name=what[1],
         media_type=media_type,
         content=content,
     )

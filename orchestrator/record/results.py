@@ -1,4 +1,4 @@
-"""What came back, read in the ways that the rest of Matloop needs it: dataset, measurements, outputs, derived values."""
+"""What came back, read in the ways that Matloop needs it: dataset, measurements, outputs, derived values."""
 
 from __future__ import annotations
 
@@ -122,10 +122,10 @@ class Results(StorePart):
         self,
         name: str,
         *,
-        property: str,
+        property: str,  # noqa: A002  the word for it everywhere in Matloop
         unit: str,
         version: str,
-        values: Mapping[int, DerivedValue],  # noqa: A002
+        values: Mapping[int, DerivedValue],
     ) -> None:
         """Store values of a derived property; a new version supersedes the old one as a whole.
 

@@ -1,8 +1,8 @@
 """Version and fingerprint of the schema: a database that is not exactly ours is refused, never guessed at.
 
-The fingerprint is the hash of what the database itself says of its tables, constraints, indexes and triggers. It is stored
-when the database is made, and compared at every start: a trigger that vanished, as triggers do when a migration tool
-rebuilds an SQLite table, is found before anything is written.
+The fingerprint is the hash of what the database itself says of its tables, constraints, indexes and triggers. It is
+stored when the database is made, and compared at every start: a trigger that vanished, as triggers do when a migration
+tool rebuilds an SQLite table, is found before anything is written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from orchestrator.record.triggers import trigger_ddl, trigger_names
 
 _PG_LOCK = 0x6D61746C6F6F70  # "matloop": two processes must not make the tables at once
 _PG_QUERIES = (
-    "SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns "
-    "WHERE table_schema = current_schema() ORDER BY table_name, column_name",
-    "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), convalidated FROM pg_constraint "
-    "WHERE connamespace = current_schema()::regnamespace ORDER BY 1, 2",
+    """SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+       WHERE table_schema = current_schema() ORDER BY table_name, column_name""",
+    """SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), convalidated FROM pg_constraint
+       WHERE connamespace = current_schema()::regnamespace ORDER BY 1, 2""",
     "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY 1",
-    "SELECT t.tgname, pg_get_triggerdef(t.oid), t.tgenabled::text FROM pg_trigger t "
-    "JOIN pg_class c ON c.oid = t.tgrelid WHERE c.relnamespace = current_schema()::regnamespace "
-    "AND NOT t.tgisinternal ORDER BY 1",
+    """SELECT t.tgname, pg_get_triggerdef(t.oid), t.tgenabled::text FROM pg_trigger t
+       JOIN pg_class c ON c.oid = t.tgrelid
+       WHERE c.relnamespace = current_schema()::regnamespace AND NOT t.tgisinternal ORDER BY 1""",
     "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = current_schema()::regnamespace ORDER BY 1",
 )
 
@@ -72,10 +72,11 @@ def differences(connection: Connection) -> list[str]:
     if version != str(tables.SCHEMA_VERSION):
         newer = version is not None and version.isdigit() and int(version) > tables.SCHEMA_VERSION
         advice = "install a newer matloop" if newer else "open it with the matloop that wrote it, and export from there"
-        return [
+        message = (
             f"the campaign database has schema version {version}; this matloop reads and writes version "
             f"{tables.SCHEMA_VERSION}: {advice}, or give another database with --store"
-        ]
+        )
+        return [message]
     problems = [
         f"the campaign database has lost {kind} {', '.join(sorted(missing))}: it was altered by another program; "
         "restore a backup, or start a new database with --store"

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, literal_column, select
+from sqlalchemy import Connection, Row, bindparam, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain import Crystal, JsonObject, Value, sha256
-from orchestrator.errors import Busy, BudgetSpent, IllegalTransition, Stopped, StoreError
-from orchestrator.record import tables
+from orchestrator.errors import BudgetSpent, Busy, IllegalTransition, Stopped, StoreError
+from orchestrator.record import statements, tables
 from orchestrator.record.base import MICRO, StorePart, config_of, current, micro
 from orchestrator.record.codec import from_text, to_text
 from orchestrator.record.database import Write, check_space
@@ -37,6 +37,18 @@ _CLOSED_BY = {
 }
 
 
+_TAKEN = select(tables.attempt.c.slot).where(
+    (tables.attempt.c.place == bindparam("place")) & literal_column(f"state IN {tables.one_of(SLOT_HOLDING)}")
+)
+_READ = (
+    select(tables.attempt, tables.trial.c.number.label("trial_number"), tables.step.c.name.label("step_name"))
+    .join(tables.trial, tables.trial.c.id == tables.attempt.c.trial_id)
+    .join(tables.step, tables.step.c.id == tables.attempt.c.step_id)
+    .order_by(tables.attempt.c.id)
+)
+_ONE = _READ.where(tables.attempt.c.id == bindparam("row_id"))
+
+
 class Steps(StorePart):
     """The part of the store that carries steps and attempts along their state machines."""
 
@@ -57,12 +69,8 @@ class Steps(StorePart):
         def work(write: Write) -> int:
             row = write.row(tables.step, step_id)
             _want(row, StepState.PLANNED, "claim")
-            earlier = select(tables.step.c.name).where(
-                (tables.step.c.trial_id == row.trial_id)
-                & (tables.step.c.position < row.position)
-                & (tables.step.c.state != StepState.RECORDED.value)
-            )
-            waiting = write.connection.execute(earlier).scalars().all()
+            steps = _steps_of(write, row.trial_id)
+            waiting = [one.name for one in steps if one.position < row.position and one.state != StepState.RECORDED]
             if waiting:
                 message = f"step {row.name!r} ({step_id}) cannot be claimed before {', '.join(waiting)} is recorded"
                 raise IllegalTransition(message)
@@ -190,7 +198,7 @@ class Steps(StorePart):
             write.event("intent", row.owner, trial=trial.number, step=step_id, attempt=attempt, change=change)
             if crash_point is not None:
                 crash_point("intent.in_txn")
-            return _read(write.connection, tables.attempt.c.id == attempt)[0]
+            return _one(write.connection, attempt)
 
         return self._db.write(self._campaign_of(tables.step, step_id), "intent", work)
 
@@ -241,7 +249,7 @@ class Steps(StorePart):
             write.change(tables.attempt, row, state=to, **values)
             trial, change = _number(write, row), (row.state, to)
             write.event(to.lower(), actor, trial=trial, step=row.step_id, attempt=row.id, change=change, note=note)
-            return _read(write.connection, tables.attempt.c.id == attempt_id)[0]
+            return _one(write.connection, attempt_id)
 
         label = _LABELS.get(to, to.lower())
         return self._db.write(self._campaign_of(tables.attempt, attempt_id), label, work)
@@ -318,7 +326,7 @@ class Steps(StorePart):
         Raises:
             IllegalTransition: that end cannot follow.
         """
-        if to not in (AttemptState.FAILED, AttemptState.NOT_STARTED):
+        if _CLOSED_BY.get(to) != "end_attempt":
             message = f"end_attempt ends an attempt as FAILED or NOT_STARTED, not as {to}"
             raise IllegalTransition(message)
 
@@ -332,10 +340,8 @@ class Steps(StorePart):
                 write.change(tables.step, step, state=StepState.PLANNED, owner="", reason=reason)
             else:
                 write.change(tables.step, step, state=StepState.FAILED, reason=reason)
-                later = tables.step.select().where(
-                    (tables.step.c.trial_id == step.trial_id) & (tables.step.c.position > step.position)
-                )
-                for one in write.connection.execute(later).all():
+                later = [one for one in _steps_of(write, step.trial_id) if one.position > step.position]
+                for one in later:
                     write.change(tables.step, one, state=StepState.CANCELLED, reason=f"{step.name} failed")
             number = _settle(write, row, happened=not nothing)
             change = (row.state, to)
@@ -356,11 +362,8 @@ class Steps(StorePart):
         Raises:
             StoreError: there is none of that id.
         """
-        found = self._attempts(tables.attempt.c.id == attempt_id)
-        if not found:
-            message = f"there is no attempt with id {attempt_id} in this database"
-            raise StoreError(message)
-        return found[0]
+        with self._db.read() as connection:
+            return _one(connection, attempt_id)
 
     def attempts(self, name: str, *, trial: int | None = None) -> list[AttemptInfo]:
         """Read the attempts of a campaign, or of one of its trials, oldest first."""
@@ -369,13 +372,14 @@ class Steps(StorePart):
 
     def _attempts(self, where: Any) -> list[AttemptInfo]:
         with self._db.read() as connection:
-            return _read(connection, where)
+            return [_attempt_info(row) for row in connection.execute(_READ.where(where))]
 
     def _campaign_of(self, table: Any, row_id: int) -> int:
         key = (table.name, row_id)
         if key not in self._owners:
             with self._db.read() as connection:
-                found = connection.execute(select(table.c.campaign_id).where(table.c.id == row_id)).scalar()
+                query = statements.one_column(table, "campaign_id")
+                found = connection.execute(query, {"row_id": row_id}).scalar()
             if found is None:
                 message = f"there is no {table.name} with id {row_id} in this database"
                 raise StoreError(message)
@@ -392,10 +396,7 @@ def _insert_attempt(write: Write, slots: int, *, place: str, request: JsonObject
     """Insert an attempt on the first free slot."""
     table = tables.attempt
     text = to_text({**request, "key": values["dispatch_key"]}, "the order")
-    query = select(table.c.slot).where(
-        (table.c.place == place) & literal_column(f"state IN {tables.one_of(SLOT_HOLDING)}")
-    )
-    taken = set(write.connection.execute(query).scalars())
+    taken = set(write.connection.execute(_TAKEN, {"place": place}).scalars())
     for slot in (slot for slot in range(slots) if slot not in taken):
         try:
             with write.connection.begin_nested():  # on PostgreSQL another campaign may take the slot meanwhile
@@ -413,8 +414,8 @@ def _insert_attempt(write: Write, slots: int, *, place: str, request: JsonObject
             if "uq_attempt_slot" not in str(error.orig) and "attempt.slot" not in str(error.orig):
                 raise
     message = (
-        f"all {slots} slots of instrument {values['instrument']!r} are taken; nothing was sent. An attempt that is UNKNOWN "
-        "keeps its slot until a person says what happened: see `matloop status`"
+        f"all {slots} slots of instrument {values['instrument']!r} are taken; nothing was sent. An attempt that is "
+        "UNKNOWN keeps its slot until a person says what happened: see `matloop status`"
     )
     raise Busy(message)
 
@@ -424,8 +425,8 @@ def _reserve(write: Write, campaign: Row[Any], trials: int, cost: int) -> None:
     cap = campaign.cap_trials
     if cap is not None and campaign.reserved_trials + campaign.spent_trials + trials > cap:
         message = (
-            f"the budget of {cap} trials is used up ({campaign.spent_trials} spent, {campaign.reserved_trials} reserved); "
-            "raise budget.trials in the campaign file and run `matloop amend`"
+            f"the budget of {cap} trials is used up ({campaign.spent_trials} spent, {campaign.reserved_trials} "
+            "reserved); raise budget.trials in the campaign file and run `matloop amend`"
         )
         raise BudgetSpent(message)
     cap = campaign.cap_cost
@@ -438,8 +439,8 @@ def _reserve(write: Write, campaign: Row[Any], trials: int, cost: int) -> None:
         raise BudgetSpent(message)
     if campaign.cap_hours is not None:
         ledger = tables.ledger
-        query = select(ledger.c.hours).where(ledger.c.campaign_id == campaign.id)
-        hours = write.connection.execute(query).scalar_one()
+        query = statements.by(ledger, "campaign_id")
+        hours = write.connection.execute(query, {"campaign_id": campaign.id}).one().hours
         if hours >= campaign.cap_hours:
             message = (
                 f"the budget of {campaign.cap_hours:g} hours is used up ({hours:.3g} spent); "
@@ -473,8 +474,7 @@ def _settle(write: Write, attempt: Row[Any], *, happened: bool) -> int:
             values["spent_trials"] = campaign.spent_trials + 1
     if any(campaign._mapping[key] != value for key, value in values.items()):  # noqa: SLF001  SQLAlchemy's public name
         write.change(tables.campaign, campaign, **values)
-    query = select(tables.step.c.state).where(tables.step.c.trial_id == trial.id)
-    states = set(write.connection.execute(query).scalars())
+    states = {one.state for one in _steps_of(write, trial.id)}
     ended = write.now if states <= {StepState.RECORDED, StepState.FAILED, StepState.CANCELLED} else None
     if charge != trial.charge or ended is not None:
         write.change(tables.trial, trial, charge=charge, ended_at=ended)
@@ -482,8 +482,12 @@ def _settle(write: Write, attempt: Row[Any], *, happened: bool) -> int:
 
 
 def _number(write: Write, row: Row[Any]) -> int:
-    query = select(tables.trial.c.number).where(tables.trial.c.id == row.trial_id)
-    return int(write.connection.execute(query).scalar_one())
+    query = statements.one_column(tables.trial, "number")
+    return int(write.connection.execute(query, {"row_id": row.trial_id}).scalar_one())
+
+
+def _steps_of(write: Write, trial: int) -> Sequence[Row[Any]]:
+    return write.connection.execute(statements.by(tables.step, "trial_id"), {"trial_id": trial}).all()
 
 
 def _want(row: Row[Any], state: StepState, what: str, fence: int | None = None) -> None:
@@ -502,16 +506,12 @@ def _legal(row: Row[Any], to: AttemptState) -> None:
         raise IllegalTransition(message)
 
 
-def _read(connection: Connection, where: Any) -> list[AttemptInfo]:
-    attempt, trial, step = tables.attempt, tables.trial, tables.step
-    query = (
-        select(attempt, trial.c.number.label("trial_number"), step.c.name.label("step_name"))
-        .join(trial, trial.c.id == attempt.c.trial_id)
-        .join(step, step.c.id == attempt.c.step_id)
-        .where(where)
-        .order_by(attempt.c.id)
-    )
-    return [_attempt_info(row) for row in connection.execute(query)]
+def _one(connection: Connection, attempt_id: int) -> AttemptInfo:
+    found = connection.execute(_ONE, {"row_id": attempt_id}).first()
+    if found is None:
+        message = f"there is no attempt with id {attempt_id} in this database"
+        raise StoreError(message)
+    return _attempt_info(found)
 
 
 def _attempt_info(row: Row[Any]) -> AttemptInfo:

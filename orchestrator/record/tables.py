@@ -2,8 +2,8 @@
 
 Three kinds: *history* is only ever appended to; *state* rows change along the legal pairs of `states` and are never
 deleted; `meta` describes the database. Triggers (`triggers`) enforce it. Every row of history and state carries
-`row_sha`, the hash of its other columns, and every event names the rows that its transaction wrote with their hashes, so
-that `verify` finds a changed, deleted or exchanged row.
+`row_sha`, the hash of its other columns, and every event names the rows that its transaction wrote with their hashes,
+so that `verify` finds a changed, deleted or exchanged row.
 
 Costs are whole millionths of the campaign's cost unit: sums of binary fractions would miss a cap by a rounding error.
 Columns that hold JSON hold it in canonical form. No money, no float compares, no cascades.

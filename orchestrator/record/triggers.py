@@ -1,8 +1,9 @@
 """Triggers that hold the rules even against a program with a mistake: made from the pairs in `states`.
 
-Illegal transitions are refused, closed rows stay as they are, what identifies a row never changes, history is append-only,
-and nothing is deleted. Two holes were found by measurement and are closed elsewhere or here: SQLite's `INSERT OR REPLACE`
-passes delete triggers unless `recursive_triggers` is on (`engine`), and PostgreSQL's `TRUNCATE` passes row triggers.
+Illegal transitions are refused, closed rows stay as they are, what identifies a row never changes, history is
+append-only, and nothing is deleted. Two holes were found by measurement and are closed elsewhere or here: SQLite's
+`INSERT OR REPLACE` passes delete triggers unless `recursive_triggers` is on (`engine`), and PostgreSQL's `TRUNCATE`
+passes row triggers.
 """
 
 from __future__ import annotations
@@ -83,10 +84,9 @@ def guards() -> list[Guard]:
     for name, columns in _FIXED.items():
         moved = " OR ".join(f"OLD.{column} <> NEW.{column}" for column in ("id", *columns))
         found.append(Guard(f"tr_{name}_fixed", name, "UPDATE", moved, f"what identifies a {name} cannot change"))
-    for table in tables.HISTORY:
-        found.append(Guard(f"tr_{table.name}_update", table.name, "UPDATE", "", f"{table.name} is append-only"))
-    for table in (*tables.HISTORY, *tables.STATE):
-        found.append(Guard(f"tr_{table.name}_delete", table.name, "DELETE", "", f"{table.name} keeps every row"))
+    history, every = [table.name for table in tables.HISTORY], [*tables.HISTORY, *tables.STATE]
+    found += [Guard(f"tr_{name}_update", name, "UPDATE", "", f"{name} is append-only") for name in history]
+    found += [Guard(f"tr_{t.name}_delete", t.name, "DELETE", "", f"{t.name} keeps every row") for t in every]
     return found
 
 
@@ -106,10 +106,8 @@ def trigger_ddl(dialect: str) -> list[str]:
     """
     if dialect == "sqlite":
         return [_sqlite(guard) for guard in guards()]
-    statements = [
-        "CREATE FUNCTION matloop_refuse() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION '{MARK} %', TG_ARGV[0]; END $$"
-    ]
+    body = f"BEGIN RAISE EXCEPTION '{MARK} %', TG_ARGV[0]; END"
+    statements = [f"CREATE FUNCTION matloop_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$"]
     statements += [_postgresql(guard) for guard in guards()]
     statements += [
         f"CREATE TRIGGER tr_{table.name}_truncate BEFORE TRUNCATE ON {table.name} FOR EACH STATEMENT "

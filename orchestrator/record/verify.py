@@ -1,7 +1,7 @@
 """Looking for damage: does the record still say what was written?
 
 Every row is compared with its hash, every hash with the event that wrote the row, every event with the one before it,
-and every raw file and fit with its name. So a flipped bit, a deleted row, two exchanged rows and a lost file are all found.
+and every raw file and fit with its name. So a flipped bit, a deleted row, two exchanged rows and a lost file are found.
 """
 
 from __future__ import annotations
