@@ -38,6 +38,8 @@ PROPERTIES = (
     "valence_d",
     "valence_f",
 )
+FLOOR = 0.1
+"""Smallest scale of a feature, in units of `spread`: what hardly varies among the labelled ones may vary elsewhere."""
 STATISTICS = ("mean", "deviation", "min", "max", "range")
 MOST_ELEMENTS = 103
 """Hydrogen to lawrencium: the elements that pymatgen tabulates with a position in the periodic table."""

@@ -22,9 +22,6 @@ from orchestrator.surrogates.gaussian import Design, GaussianSurrogate
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised
 
-COMPOSITION_FLOOR = 0.1
-"""Smallest scale of a composition feature, in units of its spread over the elements."""
-
 
 class GaussianProcessOptions(Options):
     """Options of `gaussian_process`."""
@@ -95,7 +92,7 @@ class GaussianProcess(GaussianSurrogate):
             tuple(at[name] for name in sorted(self.options.log)),
         )
         if self._composition:
-            floors = COMPOSITION_FLOOR * composition.spread()
+            floors = composition.FLOOR * composition.spread()
             part = Scaling.standardise(raw[:, parameters:], floors)
             scaling = Scaling(
                 scaling.log,

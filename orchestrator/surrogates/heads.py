@@ -32,7 +32,7 @@ VARIANCE_SIGMA = 1.0
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
 """Added to the diagonal in turn until the Cholesky factor exists; what was needed is noted."""
 FREQUENCIES = 1024
-"""Random features a radial term: the error of a prior covariance is about 1/sqrt(1024) = 3 % of the variance."""
+"""Random frequencies, shared out among the radial terms: a prior correlation is off by about 1/sqrt(1024) = 3 %."""
 MOST_FOR_HYPERPARAMETERS = 800
 """More labels than this do not change hyperparameters noticeably, but cost the third power."""
 STARTS = (-1.5, 0.0, 1.5)
@@ -87,7 +87,7 @@ class Points:
 
     def __len__(self) -> int:
         """Count the labels."""
-        return len(self.data.y)
+        return len(self.y)
 
 
 class GaussianHead:
@@ -194,11 +194,12 @@ class GaussianHead:
         """
         streams = np.random.SeedSequence(list(seed)).spawn(2 * len(self.terms) + 1)
         here, there, weights = [], [], []
+        share = FREQUENCIES // max(1, sum(term.kind != "linear" for term in self.terms))
         offset = 0
         for j, term in enumerate(self.terms):
             scales = self.hyper.log_lengthscales[offset : offset + term.lengthscales]
             offset += term.lengthscales
-            frequencies = term.frequencies(scales, FREQUENCIES, np.random.default_rng(streams[2 * j]))
+            frequencies = term.frequencies(scales, share, np.random.default_rng(streams[2 * j]))
             amplitude = math.exp(0.5 * self.hyper.log_variances[j])
             here.append(amplitude * term.features(x, frequencies))
             there.append(amplitude * term.features(self.data.x, frequencies))
@@ -216,7 +217,8 @@ class GaussianHead:
         # Few random frequencies lie in the tail of the spectrum, which is all that is uncertain among many precise
         # labels; so the shape of the deviation is theirs and its size at each point is the exact one.
         size = np.sqrt((left * left).sum(1) + (measured * measured).sum(1))
-        return mean + deviation * (np.sqrt(variance) / np.maximum(size, 1e-12))
+        values: Array = mean + deviation * (np.sqrt(variance) / np.maximum(size, 1e-12))
+        return values
 
     def leave_one_out(self) -> tuple[Array, Array]:
         """Return residuals (label minus prediction without it) and their standard deviations, noise included."""

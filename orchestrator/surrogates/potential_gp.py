@@ -1,0 +1,136 @@
+"""Gaussian process on what a pretrained potential sees in a crystal: strong from the first ten labels on.
+
+The features are CHGNet's (`networks.pretrained`), optionally with composition statistics. Nothing of the network is
+trained. `knows` says so, because a campaign whose instrument is the same potential would be asking it for its own
+answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from orchestrator.domain import Array, Candidate, JsonObject
+from orchestrator.networks import composition, pretrained
+from orchestrator.networks.crystals import crystals_of
+from orchestrator.protocols import Options, Support
+from orchestrator.surrogates.encoding import Scaling
+from orchestrator.surrogates.gaussian import Design, GaussianSurrogate
+from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.targets import Standardised
+
+Block = Literal["chgnet", "energies", "composition"]
+
+FLOORS: Mapping[str, float] = {"chgnet": 0.02, "energies": 0.02}
+"""Smallest scale of a column: layer-normalised features and eV, μB, Å³: less spread than this is no information."""
+
+
+class PotentialGaussianProcessOptions(Options):
+    """Options of `potential_gp`."""
+
+    features: tuple[Block, ...] = Field(
+        default=("chgnet", "energies", "composition"),
+        min_length=1,
+        description="chgnet: pooled atom features; energies: energy, moments, volume; composition: element statistics",
+    )
+    layers: tuple[pretrained.Layer, ...] = Field(default=("readout",), min_length=1)
+    pools: tuple[Literal["mean", "spread", "largest", "smallest"], ...] = Field(default=("mean",), min_length=1)
+    pca: int | None = Field(
+        default=None, ge=1, description="keep so many principal components of the chgnet columns of the labelled ones"
+    )
+    kernel: Literal["matern52", "rbf"] = "matern52"
+    structure: Literal["joint", "additive"] = Field(
+        default="additive", description="one function of all blocks, or a sum of one function a block"
+    )
+    mean: Literal["constant", "linear", "zero_shot"] = Field(
+        default="linear",
+        description="linear: a straight line in every block besides; zero_shot: in the potential's own energies only",
+    )
+
+
+class PotentialGaussianProcess(GaussianSurrogate):
+    """Gaussian process on frozen CHGNet features.
+
+    Args:
+        options: see `PotentialGaussianProcessOptions`.
+    """
+
+    Options = PotentialGaussianProcessOptions
+    kind = "potential_gp"
+
+    def __init__(self, options: PotentialGaussianProcessOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or PotentialGaussianProcessOptions()
+        self._projection: Array | None = None
+        self._centre: Array | None = None
+
+    def supports(self) -> frozenset[Support]:
+        """Name what it can learn from and answer."""
+        return frozenset({"structure", "uncertainty", "draws", "botorch"})
+
+    def knows(self) -> frozenset[str]:
+        """Name the pretrained knowledge inside."""
+        return frozenset({pretrained.KNOWLEDGE}) if {"chgnet", "energies"} & set(self.options.features) else frozenset()
+
+    def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
+        del seed, warm
+        candidates = data.labels.candidates
+        self._projection = self._centre = None
+        if self.options.pca is not None and "chgnet" in self.options.features:
+            self._project(self._block("chgnet", candidates), self.options.pca)
+        blocks = {name: self._block(name, candidates) for name in self.options.features}
+        floors = np.concatenate([self._floors(name, block.shape[1]) for name, block in blocks.items()])
+        raw = np.hstack(list(blocks.values()))
+        groups, start = {}, 0
+        for name, block in blocks.items():
+            groups[name] = tuple(range(start, start + block.shape[1]))
+            start += block.shape[1]
+        kernel = self.options.kernel
+        if self.options.structure == "additive":
+            terms = [Term(kernel, (group,)) for group in groups.values()]
+        else:
+            terms = [Term(kernel, tuple(groups.values()))]
+        straight = {"constant": (), "zero_shot": ("energies",), "linear": tuple(groups)}[self.options.mean]
+        terms += [Term("linear", (group,)) for name, group in groups.items() if name in straight]
+        return Design(Scaling.standardise(raw, floors), tuple(terms))
+
+    def _encode(self, candidates: Sequence[Candidate]) -> Array:
+        return np.hstack([self._block(name, candidates) for name in self.options.features])
+
+    def _block(self, name: Block, candidates: Sequence[Candidate]) -> Array:
+        if name == "composition":
+            return composition.statistics(candidates)
+        everything = pretrained.features(crystals_of(candidates))
+        if name == "energies":
+            return everything[:, list(pretrained.scalar_columns())]
+        chosen = everything[:, list(pretrained.columns(self.options.layers, self.options.pools))]
+        if self._projection is None or self._centre is None:
+            return chosen
+        projected: Array = (chosen - self._centre) @ self._projection
+        return projected
+
+    def _project(self, chosen: Array, most: int) -> None:
+        scale = np.maximum(chosen.std(0), FLOORS["chgnet"])
+        centre = chosen.mean(0)
+        _, sizes, directions = np.linalg.svd((chosen - centre) / scale, full_matrices=False)
+        kept = min(most, int((sizes > 1e-6 * sizes[0]).sum())) or 1
+        self._centre = centre
+        self._projection = directions[:kept].T / scale[:, None]
+
+    def _floors(self, name: Block, width: int) -> Array:
+        if name == "composition":
+            return composition.FLOOR * composition.spread()
+        return np.full(width, FLOORS[name])
+
+    def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
+        if self._projection is None or self._centre is None:
+            return {}, {"projected": False}
+        return {"projection": self._projection, "centre": self._centre}, {"projected": True}
+
+    def _load_encoding(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
+        self._projection = arrays["projection"] if rest["projected"] else None
+        self._centre = arrays["centre"] if rest["projected"] else None
