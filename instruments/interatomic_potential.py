@@ -1,34 +1,30 @@
 """An interatomic potential as instrument: relax a structure, or evaluate it as it is.
 
-A relaxation is BFGS on positions and, with `cell: true`, the cell, through the logarithm of its deformation (ASE's
-`FrechetCellFilter`); of the optimisers tried on rattled five-atom perovskites it needed the fewest evaluations. It ends
-when no force and no component of the cell's gradient exceeds `fmax` (as the filter scales them, so that a single force
-may stand a few percent above). A relaxation that does not end within `max_steps` gives its numbers with quality
-*uncertain*: they are kept and looked at, and train nothing. A structure that falls apart (its volume changes by more
-than a factor of `RUNAWAY`, an atom is left alone, a number is not finite) is bad data.
+A relaxation ends when no force and no component of the cell's gradient exceeds `fmax` (as the cell filter scales them,
+so that a single force may stand a few percent above). One that does not end within `max_steps` gives its numbers with
+quality *uncertain*: they are kept and looked at, and train nothing. A structure that falls apart (its volume changes by
+more than a factor of three, an atom is left alone, a number is not finite) is bad data.
 
-Recovery class *idempotent*: a pure computation may always be sent again.
+Each slot has a network of its own, by default in a process of its own: see `potential_worker`. Recovery class
+*idempotent*: a pure computation may always be sent again.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import threading
-import warnings
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
 from instruments import potentials
-from instruments.potentials import Potential, PotentialName
+from instruments.potential_worker import Elsewhere, Here, Stopped
+from instruments.potentials import PotentialName
+from instruments.relaxation import Relaxed, Settings
 from instruments.sync import BlockingInstrument, Job
 from orchestrator.domain import (
-    Array,
     Attachment,
     Capability,
-    Crystal,
     Description,
     Identity,
     Output,
@@ -37,11 +33,8 @@ from orchestrator.domain import (
     Recovery,
     Result,
 )
-from orchestrator.errors import BadData
+from orchestrator.errors import Aborted, BadData, Fault
 from orchestrator.protocols import Options
-
-RUNAWAY = 3.0
-"""A relaxed cell three times larger or smaller than the start is no longer the material that was asked about."""
 
 NUMBERS = (
     Output("energy", "eV/atom", -50.0, 50.0),
@@ -58,9 +51,10 @@ class PotentialOptions(Options):
     fmax: float = Field(default=0.1, gt=0, description="end of a relaxation, in eV/angstrom")
     max_steps: int = Field(default=200, ge=1, description="after so many steps the numbers are uncertain")
     cell: bool = Field(default=True, description="relax the cell too")
+    slots: int = Field(default=1, ge=1, le=256, description="relaxations at once")
     threads: int = Field(default=1, ge=1, description="that torch may use in each slot")
-    slots: int = Field(default=1, ge=1, description="relaxations at once, each on a thread of its own")
-    longest_s: float = Field(default=600.0, gt=0, description="a relaxation that takes longer hangs")
+    process: bool | None = Field(default=None, description="each slot in its own process; default: for chgnet, not emt")
+    longest_s: float = Field(default=600.0, ge=2.0, description="a relaxation that takes longer hangs")
 
 
 class InteratomicPotential(BlockingInstrument):
@@ -75,7 +69,9 @@ class InteratomicPotential(BlockingInstrument):
     def __init__(self, options: PotentialOptions) -> None:
         super().__init__(options)
         self.options: PotentialOptions = options
-        self._mine = threading.local()  # one network a thread: slots share nothing
+        self._idle: list[Here | Elsewhere] = []
+        self._lock = threading.Lock()
+        self._linked = False
 
     def description(self) -> Description:
         """Declare `relax` and `single_point`."""
@@ -100,142 +96,81 @@ class InteratomicPotential(BlockingInstrument):
         )
 
     def connect(self) -> Identity:
-        """Load the potential; its serial number is the hash of its weights."""
-        serial, programs = self._potential().identity()
+        """Load the potential for every slot; its serial number is the hash of its weights."""
+        with self._lock:
+            self._linked = True
+            missing = self.options.slots - len(self._idle)
+            self._idle += [self._load() for _ in range(missing)]  # workers load at the same time
+            serial, programs = self._idle[0].identity()
         return Identity(name=potentials.VERSIONS[self.options.name], serial=serial, firmware=programs)
+
+    def disconnect(self) -> None:
+        """End the processes of the slots."""
+        with self._lock:
+            self._linked = False
+            while self._idle:
+                self._idle.pop().close()
 
     def work(self, job: Job) -> Result:
         """Relax or evaluate the order's structure."""
-        crystal = job.order.crystal
+        crystal, o = job.order.crystal, self.options
         if crystal is None:  # refused before; this is for the type checker
             message = "the order has no structure"
             raise BadData(message)
-        potentials.refuse_unknown_elements(self.options.name, crystal)
-        steps = self.options.max_steps if job.order.capability == "relax" else 0
+        potentials.refuse_unknown_elements(o.name, crystal)
+        settings = Settings(o.fmax, o.max_steps if job.order.capability == "relax" else 0, o.cell)
+
+        def on_step(step: int) -> None:
+            job.progress(min(0.99, step / o.max_steps), f"step {step}")
+
+        slot = self._take()
         try:
-            run = _Relaxation(self._potential(), crystal, cell=self.options.cell)
-            converged = run.relax(job, self.options.fmax, steps) if steps else True
-        except (ValueError, FloatingPointError) as error:
-            message = f"{self.options.name} cannot describe the structure {job.order.label or crystal.species}: {error}"
+            found = slot.relax(crystal, settings, on_step, job.abort_requested)
+        except Stopped as error:
+            message = "the relaxation was stopped on request"
+            raise Aborted(message) from error
+        except ValueError as error:
+            message = f"{o.name} cannot describe {job.order.label or 'the structure'}: {error}"
             raise BadData(message) from error
-        return run.result(job, converged=converged, relaxed=bool(steps))
+        except Fault:
+            slot.close()
+            slot = self._load()  # the next order finds a new one
+            raise
+        finally:
+            self._give(slot)
+        return _result(job, found)
 
-    def _potential(self) -> Potential:
-        if not hasattr(self._mine, "potential"):
-            self._mine.potential = potentials.load(self.options.name, self.options.threads)
-        potential: Potential = self._mine.potential
-        return potential
+    def _load(self) -> Here | Elsewhere:
+        apart = self.options.name == "chgnet" if self.options.process is None else self.options.process
+        return (Elsewhere if apart else Here)(self.options.name, self.options.threads)
 
+    def _take(self) -> Here | Elsewhere:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._load()
 
-class _Calculator:
-    """The methods that ASE's optimisers ask of a calculator, around a potential; remembers the last answer."""
-
-    def __init__(self, potential: Potential) -> None:
-        self._potential = potential
-        self._last: tuple[bytes, tuple[float, Array, Array]] | None = None
-
-    def answer(self, atoms: Any) -> tuple[float, Array, Array]:
-        where = atoms.positions.tobytes() + atoms.cell.array.tobytes()
-        if self._last is None or self._last[0] != where:
-            self._last = (where, self._potential.evaluate(atoms))
-        return self._last[1]
-
-    def get_potential_energy(self, atoms: Any, force_consistent: bool = False) -> float:
-        del force_consistent  # there is only one energy
-        return self.answer(atoms)[0]
-
-    def get_forces(self, atoms: Any) -> Array:
-        return self.answer(atoms)[1]
-
-    def get_stress(self, atoms: Any) -> Array:
-        from ase.stress import full_3x3_to_voigt_6_stress  # noqa: PLC0415  ASE loads with the first order
-
-        stress: Array = full_3x3_to_voigt_6_stress(self.answer(atoms)[2])
-        return stress
+    def _give(self, slot: Here | Elsewhere) -> None:
+        with self._lock:
+            if self._linked:
+                self._idle.append(slot)
+                return
+        slot.close()  # the instrument was closed meanwhile
 
 
-class _Relaxation:
-    """One structure on its way to lower energy."""
-
-    def __init__(self, potential: Potential, crystal: Crystal, *, cell: bool) -> None:
-        from ase import Atoms  # noqa: PLC0415  ASE loads with the first order
-
-        self.atoms = Atoms(
-            symbols=list(crystal.species), scaled_positions=crystal.frac_coords, cell=crystal.lattice, pbc=True
-        )
-        self.calculator = _Calculator(potential)
-        self.atoms.calc = self.calculator
-        self.cell = cell
-        self.start = self.atoms.get_volume()
-        self.path: list[dict[str, float]] = []
-
-    def relax(self, job: Job, fmax: float, steps: int) -> bool:
-        from ase.filters import FrechetCellFilter  # noqa: PLC0415  ASE loads with the first order
-        from ase.optimize import BFGS  # noqa: PLC0415  the same
-
-        with warnings.catch_warnings():
-            # The matrix logarithm of scipy warns where it checks its own accuracy; the relaxation goes on either way.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            optimiser = BFGS(FrechetCellFilter(self.atoms) if self.cell else self.atoms, logfile=None)
-            converged = False
-            for done in optimiser.irun(fmax=fmax, steps=steps):
-                converged = bool(done)
-                self._note()
-                job.raise_if_aborted()
-                job.progress(min(0.99, optimiser.nsteps / steps), f"step {optimiser.nsteps}")
-        return converged
-
-    def _note(self) -> None:
-        energy, forces, _ = self.calculator.answer(self.atoms)
-        volume = float(self.atoms.get_volume())
-        force = float((forces**2).sum(axis=1).max() ** 0.5)
-        if not (math.isfinite(energy) and math.isfinite(force)):
-            message = f"energy {energy} eV, largest force {force} eV/angstrom after {len(self.path)} steps"
-            raise ValueError(message)
-        if not 1 / RUNAWAY < volume / self.start < RUNAWAY:
-            message = f"its volume went from {self.start:.1f} to {volume:.1f} angstrom**3: it falls apart"
-            raise ValueError(message)
-        self.path.append({"energy_eV": energy, "max_force_eV_per_angstrom": force, "volume_angstrom3": volume})
-
-    def result(self, job: Job, *, converged: bool, relaxed: bool) -> Result:
-        from ase.units import GPa  # noqa: PLC0415  ASE loads with the first order
-
-        if not self.path:
-            self._note()
-        energy, _, stress = self.calculator.answer(self.atoms)
-        n = len(self.atoms)
-        values = {
-            "energy": energy / n,
-            "max_force": self.path[-1]["max_force_eV_per_angstrom"],
-            "pressure": float(-stress.trace() / 3 / GPa),
-            "volume": self.path[-1]["volume_angstrom3"] / n,
-        }
-        quality = Quality.GOOD if converged else Quality.UNCERTAIN
-        summary = {"converged": converged, "steps": len(self.path) - 1, "path": self.path}
-        attachments = [Attachment("trajectory.json", "application/json", json.dumps(summary).encode())]
-        if relaxed:
-            attachments.append(Attachment("relaxed.cif", "chemical/x-cif", self._cif()))
-        note = "" if converged else f"not converged within {len(self.path) - 1} steps"
-        return Result(
-            key=job.order.key,
-            readings=tuple(Reading(o.name, values[o.name], o.unit, quality=quality) for o in NUMBERS),
-            structures={"relaxed": self._crystal()} if relaxed else {},
-            attachments=tuple(attachments),
-            notes=note,
-        )
-
-    def _crystal(self) -> Crystal:
-        return Crystal.from_json(
-            {
-                "lattice": self.atoms.cell.array.tolist(),
-                "species": self.atoms.get_chemical_symbols(),
-                "frac_coords": self.atoms.get_scaled_positions(wrap=True).tolist(),
-            }
-        )
-
-    def _cif(self) -> bytes:
-        from ase.io import write  # noqa: PLC0415  ASE loads with the first order
-
-        text = io.BytesIO()
-        write(text, self.atoms, format="cif")
-        return text.getvalue()
+def _result(job: Job, found: Relaxed) -> Result:
+    values: dict[str, Any] = vars(found)
+    steps = len(found.path) - 1
+    quality = Quality.GOOD if found.converged else Quality.UNCERTAIN
+    summary = {"converged": found.converged, "steps": steps, "path": found.path}
+    attachments = [Attachment("trajectory.json", "application/json", json.dumps(summary).encode())]
+    relaxed = job.order.capability == "relax"
+    if relaxed:
+        attachments.append(Attachment("relaxed.cif", "chemical/x-cif", found.cif.encode()))
+    return Result(
+        key=job.order.key,
+        readings=tuple(Reading(o.name, values[o.name], o.unit, quality=quality) for o in NUMBERS),
+        structures={"relaxed": found.crystal} if relaxed else {},
+        attachments=tuple(attachments),
+        notes="" if found.converged else f"not converged within {steps} steps",
+    )

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from instruments import tasks
 from instruments.settings import capability_of, checked
@@ -56,6 +56,13 @@ class ParameterOptions(BaseModel, frozen=True, extra="forbid"):
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if bool(self.choices) == (self.low is not None and self.high is not None and self.low < self.high):
+            message = "give 'low' and 'high' (low below high), or 'choices'"
+            raise ValueError(message)
+        return self
 
 
 class OperatorOptions(Options):

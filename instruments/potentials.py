@@ -60,11 +60,11 @@ def refuse_unknown_elements(name: PotentialName, crystal: Crystal) -> None:
 
 
 def load(name: PotentialName, threads: int) -> Potential:
-    """Load a potential; call it on the thread that will use it.
+    """Load a potential.
 
     Args:
         name: of the potential.
-        threads: that torch may use on the calling thread.
+        threads: that torch may use on the thread that evaluates.
 
     Returns:
         The evaluator.
@@ -80,8 +80,8 @@ class _Chgnet:
         from chgnet.model import model  # noqa: PLC0415  the same
         from pymatgen.io.ase import AseAtomsAdaptor  # noqa: PLC0415  the same
 
-        torch.set_num_threads(threads)
         self._torch = torch
+        self._threads = threads
         self._to_structure = AseAtomsAdaptor.get_structure
         vars(model)["print"] = lambda *_: (
             None
@@ -103,6 +103,8 @@ class _Chgnet:
     def evaluate(self, atoms: Any) -> tuple[float, Array, Array]:
         from ase.units import GPa  # noqa: PLC0415  ASE loads with the first order
 
+        if self._torch.get_num_threads() != self._threads:  # a setting of the calling thread
+            self._torch.set_num_threads(self._threads)
         graph = self._network.graph_converter(self._to_structure(atoms))
         answer = self._network.predict_graph(graph, task="efs")
         energy = float(answer["e"]) * (len(atoms) if self._network.is_intensive else 1)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from instruments.lane import Lane, ending
+from instruments.lane import LAST_CALL_S, Lane, ending
 from instruments.settings import capability_of, checked
 from orchestrator.domain import Description, Health, Identity, JsonObject, Order, Result
 from orchestrator.errors import Aborted, Busy, Fault, InstrumentError, NotConnected, ProtocolDesync, TimedOut
@@ -164,11 +165,15 @@ class BlockingInstrument:
 
     async def close(self) -> None:
         """Stop what runs and give the link back."""
-        for job in self._jobs.values():
+        for job in list(self._jobs.values()):
             job.request_stop()
-        idle = [lane for lane in self._lanes if not lane.busy]
-        if self._identity is not None and idle:
-            await idle[0].call(self.disconnect)
+        until = time.monotonic() + LAST_CALL_S
+        while any(lane.busy for lane in self._lanes) and time.monotonic() < until:
+            await asyncio.sleep(WAKE_S)
+        if self._identity is not None:
+            # Where a call hangs, its thread cannot give the link back; taking it away from outside often wakes the call.
+            idle = [lane for lane in self._lanes if not lane.busy]
+            await (idle[0].call(self.disconnect) if idle else asyncio.to_thread(self.disconnect))
         self._identity = None
         for lane in self._lanes:
             await lane.close()

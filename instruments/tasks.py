@@ -285,7 +285,7 @@ def _refuse(folder: Path, path: Path, content: Content, reason: str) -> None:
 def _quantity(name: str, given: Any, unit: str) -> None:
     try:
         value, seen = float(given["value"]), str(given["unit"])
-        convert(value, seen, unit)
+        convert(value, seen or "dimensionless", unit)
         errors = [] if given.get("std_error") is None else [float(given["std_error"])]
     except UnitError as error:
         message = f"{name}: {error}; the card expects {unit}"
