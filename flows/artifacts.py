@@ -25,8 +25,6 @@ PATIENCE_S = 10.0
 SILENT_S = 60.0
 """After a failure the server is left alone for so long, so that an outage costs a campaign 10 s a minute at most."""
 
-SHOWABLE_TAGS = 8
-
 
 class Page:
     """What one flow run shows.
@@ -59,7 +57,7 @@ class Page:
 
         async def act(client: PrefectClient) -> None:
             if self.flow_run_id is not None:
-                await client.update_flow_run(self.flow_run_id, name=name, tags=list(tags)[:SHOWABLE_TAGS])
+                await client.update_flow_run(self.flow_run_id, name=name, tags=list(tags))
 
         await self._safely(act)
 

@@ -11,11 +11,10 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, tags
-from pydantic import Field
 
 from flows import tasks
 from flows.artifacts import Page
@@ -123,33 +122,32 @@ def _run_name() -> str:
 
 
 @flow(name=FLOW, flow_run_name=_run_name, persist_result=False, retries=0, log_prints=False)
-async def campaign_flow(  # noqa: PLR0917  Prefect passes by name; the order is that of the form
-    file: Annotated[str, Field(title="Campaign file", description="which campaign to run")] = "",
-    name: Annotated[
-        str,
-        Field(
-            title="Name",
-            description="of the campaign; empty: as in the file. A campaign of that name that exists is resumed",
-            pattern=r"^([A-Za-z][A-Za-z0-9_-]{0,63})?$",
-        ),
-    ] = "",
-    trials: Annotated[int | None, Field(title="Trials", description="budget; empty: as in the file", ge=1)] = None,
-    hours: Annotated[float | None, Field(title="Hours", description="budget; empty: as in the file", gt=0)] = None,
-    parallel: Annotated[
-        int | None,
-        Field(title="In flight", description="trials at the same time; empty: as in the file", ge=1, le=1024),
-    ] = None,
-    seed: Annotated[
-        int | None, Field(title="Seed", description="of all that is random; empty: as in the file", ge=0)
-    ] = None,
-    text: Annotated[
-        str, Field(title="Campaign text", description="a whole campaign in YAML, instead of a file; needs a name")
-    ] = "",
+async def campaign_flow(
+    *,
+    file: str = "",
+    name: str = "",
+    trials: int | None = None,
+    hours: float | None = None,
+    parallel: int | None = None,
+    seed: int | None = None,
+    text: str = "",
 ) -> str:
     """Run a campaign until it stops, and say why it stopped.
 
     Everything that happens is recorded in the campaign database first. A run that was cut off is resumed by starting
     it again with the same name, or by `matloop resume NAME`.
+
+    Args:
+        file: campaign file, relative to the folder that the form offers.
+        name: of the campaign; empty takes the file's. One that exists is resumed.
+        trials: budget, instead of the file's.
+        hours: budget, instead of the file's.
+        parallel: trials in flight, instead of the file's.
+        seed: instead of the file's.
+        text: a whole campaign in YAML, instead of a file; needs a name.
+
+    Returns:
+        Why it stopped.
     """
     lent_to_us = _LENT.get()
     if lent_to_us is not None:

@@ -5,7 +5,9 @@ Its work pool runs each campaign as a process of its own, so that a worker's end
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -16,7 +18,9 @@ from prefect.workers.process import ProcessWorker
 
 from flows.campaign import campaign_flow
 from flows.server import ServerProblem
+from orchestrator.config.schema import NAME
 
+AS_IN_FILE = "empty: as in the file"
 POOL = "matloop"
 DEPLOYMENT = "matloop"
 DESCRIPTION = """Start a campaign: choose its file, give it a name, and press **Submit**.
@@ -25,6 +29,32 @@ Empty fields stay as the file says. A campaign of that name that exists already 
 does no harm; two processes can never run the same campaign. Everything that happens is in the campaign database:
 `matloop status` shows it, with or without this page.
 """
+FORM: Mapping[str, Mapping[str, Any]] = {
+    "file": {"title": "Campaign file", "type": "string", "description": "what to search, how to measure, when to stop"},
+    "name": {
+        "title": "Name of the campaign",
+        "type": "string",
+        "pattern": NAME,
+        "description": "empty: as in the file. A campaign of that name that exists is resumed",
+    },
+    "trials": {"title": "Budget: trials", "type": "integer", "minimum": 1, "description": AS_IN_FILE},
+    "hours": {"title": "Budget: hours", "type": "number", "exclusiveMinimum": 0, "description": AS_IN_FILE},
+    "parallel": {
+        "title": "Trials in flight",
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1024,
+        "description": AS_IN_FILE,
+    },
+    "seed": {"title": "Seed of all that is random", "type": "integer", "minimum": 0, "description": AS_IN_FILE},
+    "text": {
+        "title": "Campaign text",
+        "type": "string",
+        "description": "a whole campaign in YAML instead of a file; needs a name, and paths in it must be absolute",
+    },
+}
+"""The form's fields. Prefect would make them from the flow's signature, with tabs int | None and without titles."""
+
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -61,8 +91,9 @@ async def deploy(folder: Path, *, at_once: int) -> UUID:
         tags=["matloop"],
     )
     schema = deployment._parameter_openapi_schema  # noqa: SLF001  the form's choice is known when it is served
+    schema.properties = {key: {**field, "position": i} for i, (key, field) in enumerate(FORM.items())}
     schema.properties["file"]["enum"] = files
-    schema.properties["file"]["default"] = files[0]
+    schema.required = []
     identity: UUID = await deployment.aapply()
     return identity
 
