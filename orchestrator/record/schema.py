@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import DDL, Connection, Engine, text
 
 from orchestrator.domain import canonical_json, sha256
 from orchestrator.errors import Drift, StoreError
@@ -157,7 +157,7 @@ def _make(connection: Connection) -> None:
             return  # another process made the tables while we waited for the lock
     tables.Record.metadata.create_all(connection, checkfirst=False)
     for statement in trigger_ddl(connection.dialect.name):
-        connection.exec_driver_sql(statement)
+        connection.execute(DDL(statement.replace("%", "%%")))  # DDL formats its text, and so would psycopg
     facts = {
         "schema_version": str(tables.SCHEMA_VERSION),
         "made_at": str(time.time_ns() // 1000),

@@ -6,7 +6,7 @@ within its budget, for a claimed step, on a free slot of the instrument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, bindparam, literal_column, select
@@ -131,7 +131,6 @@ class Steps(StorePart):
         slots: int,
         cost: float,
         sample: str = "",
-        crash_point: Callable[[str], None] | None = None,
     ) -> AttemptInfo:
         """Ask for the permission to start a step. Only when this returned may anything be sent.
 
@@ -143,7 +142,6 @@ class Steps(StorePart):
             slots: how many orders the instrument takes at once.
             cost: in the campaign's cost unit; reserved, and spent once something has happened.
             sample: id of the physical sample.
-            crash_point: called with ``intent.in_txn`` before the commit, for tests.
 
         Returns:
             The attempt, INTENT, with its dispatch key and slot.
@@ -196,8 +194,6 @@ class Steps(StorePart):
                 write.insert(tables.sample, campaign_id=write.campaign, trial_id=trial.id, name=sample, at=write.now)
             change = ("", AttemptState.INTENT)
             write.event("intent", row.owner, trial=trial.number, step=step_id, attempt=attempt, change=change)
-            if crash_point is not None:
-                crash_point("intent.in_txn")
             return _one(write.connection, attempt)
 
         return self._db.write(self._campaign_of(tables.step, step_id), "intent", work)

@@ -73,11 +73,15 @@ class CampaignStore(Campaigns, Knowledge, Steps, Results):
             text = str(Path(text).expanduser().absolute())
             folder = Path(f"{text}.files")
         engine = make_engine(text, create=create)
-        with said_plainly():
-            prepare(engine, create=create)
-            folder.mkdir(parents=True, exist_ok=True)
-            store = cls(Database(engine, clock), folder, least_free=least_free)
-            store.raw.sweep()
+        try:
+            with said_plainly():
+                prepare(engine, create=create)
+                folder.mkdir(parents=True, exist_ok=True)
+                store = cls(Database(engine, clock), folder, least_free=least_free)
+                store.raw.sweep()
+        except BaseException:
+            engine.dispose()
+            raise
         return store
 
     @property

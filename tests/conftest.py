@@ -1,0 +1,103 @@
+"""Fixtures that several test files share: a store on SQLite and on a PostgreSQL server of our own."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.record.store import CampaignStore
+
+START_S = 30.0
+
+
+def _server_programs() -> Path | None:
+    """Return the folder of the newest PostgreSQL server's programs."""
+    found = [Path(path).parent for path in glob.glob("/usr/lib/postgresql/*/bin/postgres")]  # noqa: PTH207  absolute
+    on_path = shutil.which("postgres")
+    found = sorted(found, key=lambda folder: int(folder.parent.name.split(".")[0]))
+    return found[-1] if found else (Path(on_path).parent if on_path else None)
+
+
+def _unprivileged() -> str | None:
+    """Return a user that the server may run as: it refuses root."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Start a PostgreSQL server that listens on a socket file only, and give its address without a database."""
+    programs = _server_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server programs (postgres, initdb) are installed")
+    user = _unprivileged()
+    folder = Path(tempfile.mkdtemp(prefix="matloop-pg-"))  # not under tmp_path, which only we may enter
+    if user is not None:
+        shutil.chown(folder, user)
+    data = folder / "data"
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": str(folder)}
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
+        check=True,
+        capture_output=True,
+        user=user,
+        env=environment,
+        cwd=folder,
+    )
+    settings = ["listen_addresses=", f"unix_socket_directories={folder}", "shared_buffers=16MB", "max_connections=80"]
+    with (folder / "log").open("w") as log:
+        command = [programs / "postgres", "-D", data, *(word for one in settings for word in ("-c", one))]
+        server = subprocess.Popen(command, user=user, env=environment, cwd=folder, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + START_S
+        while subprocess.run([programs / "pg_isready", "-q", "-h", folder], check=False, env=environment).returncode:
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield f"postgresql+psycopg://postgres@/{{}}?host={folder}"
+    finally:
+        server.send_signal(signal.SIGINT)  # fast: without waiting for connections that a failed test left
+        server.wait(START_S)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_database(postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make an empty database and give its address; the store's files go to the test's folder."""
+    import psycopg  # noqa: PLC0415  optional: only where a server is
+
+    name = f"t{uuid.uuid4().hex}"
+    host = postgres.rsplit("=", 1)[1]
+    with psycopg.connect(host=host, user="postgres", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    monkeypatch.setenv("MATLOOP_HOME", str(tmp_path))
+    return postgres.format(name)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the address of an empty store, once on each kind of database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "campaigns.db")
+    return str(request.getfixturevalue("postgres_database"))
+
+
+@pytest.fixture
+def store(where: str) -> Iterator[CampaignStore]:
+    """Open an empty store, once on each kind of database."""
+    opened = CampaignStore.open(where)
+    yield opened
+    opened.close()
