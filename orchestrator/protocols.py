@@ -329,6 +329,7 @@ class CampaignView:
         spent: against the budget.
         summary: of the last decision; None before the first.
         decisions: number of decisions so far.
+        summaries: of every decision that has one, in order; the last is `summary`.
     """
 
     problem: Problem
@@ -336,6 +337,7 @@ class CampaignView:
     spent: Spent
     summary: DecisionSummary | None
     decisions: int
+    summaries: tuple[DecisionSummary, ...] = ()
 
 
 @runtime_checkable

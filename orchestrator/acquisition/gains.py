@@ -1,0 +1,187 @@
+"""How much a candidate would add to what is known, draw by draw.
+
+With one objective the gain in a draw is the improvement over the best measured feasible value *of that draw*, which is
+the noisy expected improvement of Letham et al., Bayesian Anal. 14, 495 (2019), doi 10.1214/18-BA1110. With several it
+is the growth of the dominated hypervolume (Daulton, Balandat, Bakshy, NeurIPS 2021, arXiv:2105.08195). Picks of the
+same batch and pending candidates enter with their drawn values, so that a batch is worth what it is worth together.
+
+Shapes: s draws, n candidates, k objectives, all in utilities (larger is better).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.domain import Array, Problem
+
+Booleans = npt.NDArray[np.bool_]
+
+FAT = 0.1
+"""Weight of the Cauchy-like tail of `smooth_gain`, as in botorch's log expected improvement (arXiv:2310.20708)."""
+SMOOTH = 1e-4
+"""Width of the smoothing as a share of the spread of utilities: far below any difference that matters."""
+
+
+def utilities(values: Array, problem: Problem) -> Array:
+    """Turn property values, … × m, into utilities of the objectives, … × k."""
+    column = {name: j for j, name in enumerate(problem.properties)}
+    return np.stack([o.utility(values[..., column[o.property]]) for o in problem.objectives], axis=-1)
+
+
+def feasible(values: Array, problem: Problem) -> Booleans:
+    """Say for property values, … × m, whether every constraint is satisfied, …."""
+    column = {name: j for j, name in enumerate(problem.properties)}
+    good = np.ones(values.shape[:-1], dtype=bool)
+    for constraint in problem.constraints:
+        good &= constraint.satisfied(values[..., column[constraint.property]])
+    return good
+
+
+def log_smooth_gain(improvement: Array, width: float) -> Array:
+    """Return the logarithm of a softened `max(improvement, 0)`.
+
+    Below zero it falls like a Cauchy tail, so that candidates which no draw shows to be better are still ranked by how
+    near they come.
+
+    Args:
+        improvement: any shape.
+        width: softening, in the unit of the improvement.
+
+    Returns:
+        The logarithm, same shape.
+    """
+    x = improvement / width
+    return np.asarray(np.log(width) + np.log(np.logaddexp(0.0, x) + FAT / (1.0 + x**2)), dtype=np.float64)
+
+
+class Front:
+    """What has been reached in each draw; grows as picks are included.
+
+    Args:
+        reached: utilities of the measured points, s × n0 × k.
+        allowed: whether they satisfy the constraints, s × n0.
+        reference: k utilities, the corner from which hypervolume is counted; unused with one objective.
+        floor: utility that counts as reached where nothing feasible is, one a draw (s); used with one objective.
+    """
+
+    def __init__(self, reached: Array, allowed: Booleans, reference: Array, floor: Array) -> None:
+        self.k = reached.shape[-1]
+        self.reference = reference
+        masked = np.where(allowed[..., None], reached, -np.inf)
+        if self.k == 1:
+            self.best = np.maximum(masked[..., 0].max(axis=1, initial=-np.inf), -np.inf)
+            self.best = np.where(np.isfinite(self.best), self.best, floor)
+        else:
+            self.fronts = [_nondominated(draw[np.isfinite(draw).all(axis=1)], reference) for draw in masked]
+
+    def gains(self, values: Array, allowed: Booleans) -> Array:
+        """Return what each candidate would add in each draw; below zero where it stays behind (one objective).
+
+        Args:
+            values: utilities, s × n × k.
+            allowed: s × n.
+
+        Returns:
+            s × n; minus infinity where the draw is infeasible (one objective) or zero (several).
+        """
+        if self.k == 1:
+            return np.where(allowed, values[..., 0] - self.best[:, None], -np.inf)
+        grown = np.stack(
+            [hypervolume_gains(front, draw, self.reference) for front, draw in zip(self.fronts, values, strict=True)]
+        )
+        return np.where(allowed, grown, 0.0)
+
+    def include(self, values: Array, allowed: Booleans) -> None:
+        """Count one candidate as reached: its utilities, s × k, and whether each draw is feasible, s."""
+        if self.k == 1:
+            self.best = np.where(allowed, np.maximum(self.best, values[:, 0]), self.best)
+            return
+        for i in np.flatnonzero(allowed):
+            self.fronts[i] = _nondominated(np.concatenate([self.fronts[i], values[i : i + 1]]), self.reference)
+
+    def volume(self) -> Array:
+        """Return the dominated hypervolume of each draw, s; several objectives only."""
+        return np.array([hypervolume(front, self.reference) for front in self.fronts])
+
+
+def reference_point(reached: Array) -> Array:
+    """Infer the corner from which hypervolume is counted from utilities of measured points, n × k.
+
+    The worst value on the Pareto front minus a tenth of the front's range, as botorch's `infer_reference_point` does;
+    with a front of one point, the worst value measured.
+    """
+    front = reached[_efficient(reached)]
+    worst, best = front.min(axis=0), front.max(axis=0)
+    spread = np.where(best > worst, best - worst, best - reached.min(axis=0))
+    lowest = np.where(best > worst, worst, reached.min(axis=0))
+    return np.asarray(lowest - 0.1 * np.where(spread > 0, spread, np.maximum(np.abs(best), 1.0)), dtype=np.float64)
+
+
+def hypervolume(front: Array, reference: Array) -> float:
+    """Return the volume between a reference point and a Pareto front, n × k."""
+    if not len(front):
+        return 0.0
+    if front.shape[1] == 1:
+        return float(max(front.max() - reference[0], 0.0))
+    # slice along the last objective: each slab has the hypervolume of what reaches it, one dimension lower
+    order = np.argsort(-front[:, -1], kind="stable")
+    levels = np.append(front[order, -1], reference[-1])
+    total = 0.0
+    for i in range(len(order)):
+        height = levels[i] - max(levels[i + 1], reference[-1])
+        if height > 0:
+            flat = front[order[: i + 1], :-1]
+            total += float(height) * hypervolume(flat, reference[:-1])
+    return total
+
+
+def hypervolume_gains(front: Array, values: Array, reference: Array) -> Array:
+    """Return how much each of n points, n × k, would add to the hypervolume of a front."""
+    clipped = np.maximum(values, reference)
+    inside = (values > reference).all(axis=1)
+    if front.shape[1] == 2:  # noqa: PLR2004  two objectives have a closed form, done for all points at once
+        gains = _gains_in_the_plane(front, clipped, reference)
+    else:
+        before = hypervolume(front, reference)
+        ahead: Booleans = np.all(front[None, :, :] >= clipped[:, None, :], axis=-1)
+        beaten = ahead.any(axis=1)
+        gains = np.zeros(len(values))
+        for i in np.flatnonzero(inside & ~beaten):
+            grown = _nondominated(np.concatenate([front, clipped[i : i + 1]]), reference)
+            gains[i] = hypervolume(grown, reference) - before
+    return np.where(inside, np.maximum(gains, 0.0), 0.0)
+
+
+def _gains_in_the_plane(front: Array, points: Array, reference: Array) -> Array:
+    """Sum, over the vertical strips between front points, the free height below each point."""
+    ordered = front[np.argsort(front[:, 0], kind="stable")] if len(front) else np.zeros((0, 2))
+    left = np.concatenate([[reference[0]], ordered[:, 0]])
+    right = np.concatenate([ordered[:, 0], [np.inf]])
+    height = np.concatenate([ordered[:, 1], [reference[1]]])
+    height = np.maximum.accumulate(height[::-1])[::-1]  # the front's height between left and right
+    width = np.clip(np.minimum(points[:, :1], right[None, :]) - left[None, :], 0.0, None)
+    free = np.clip(points[:, 1:] - height[None, :], 0.0, None)
+    return np.asarray((width * free).sum(axis=1), dtype=np.float64)
+
+
+def _nondominated(points: Array, reference: Array) -> Array:
+    points = points[(points > reference).all(axis=1)]
+    return points[_efficient(points)] if len(points) else points
+
+
+def _efficient(points: Array) -> Booleans:
+    """Say which points no other one dominates; of equal ones, the first."""
+    keep = np.ones(len(points), dtype=bool)
+    for i, point in enumerate(points):
+        if not keep[i]:
+            continue
+        others: Any = (points >= point).all(axis=1)
+        better = others & (points > point).any(axis=1)
+        twin = others & ~better
+        twin[: i + 1] = False
+        keep[i] = not bool(better.any())
+        keep &= ~twin
+    return keep

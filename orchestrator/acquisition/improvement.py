@@ -1,0 +1,123 @@
+"""Log expected improvement: noisy, batched, constrained, with one or several objectives.
+
+On a finite space the pool is scored once; the batch is chosen greedily on joint draws of a shortlist, pending
+candidates counted as reached with their drawn values. On a box the botorch acquisition functions are optimised with
+gradients. After Ament et al., NeurIPS 2023, arXiv:2310.20708 (log improvement), Balandat et al., NeurIPS 2020,
+arXiv:1910.06403 (sampled batches), Wilson, Hutter, Deisenroth, NeurIPS 2018, arXiv:1805.10196 (greedy batches).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+from scipy.special import logsumexp
+
+from orchestrator.acquisition.draws import Draws, draw
+from orchestrator.acquisition.gains import SMOOTH, log_smooth_gain
+from orchestrator.acquisition.marginal import marginal_scores
+from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
+from orchestrator.acquisition.words import expected, gain_in_words
+from orchestrator.domain import Array
+from orchestrator.protocols import BoxSpace, FiniteSpace, HasBotorchView, Support
+
+
+class ImprovementOptions(PolicyOptions):
+    """Options of `LogExpectedImprovement`.
+
+    Args:
+        draws: functions drawn; more make close calls steadier.
+        shortlist: how many of the open candidates, the best by their own expected improvement, are drawn jointly.
+        samples: points sampled where the space cannot be listed.
+        restarts: starts of the gradient search on a box.
+    """
+
+    draws: int = Field(default=256, ge=16, le=8192)
+    shortlist: int = Field(default=512, ge=8, le=20000)
+    samples: int = Field(default=1024, ge=16, le=100_000)
+    restarts: int = Field(default=6, ge=1, le=64)
+
+
+class LogExpectedImprovement(Policy):
+    """Choose the batch with the largest expected improvement over what is known."""
+
+    Options: ClassVar[type[PolicyOptions]] = ImprovementOptions
+    options: ImprovementOptions
+    name = "log_expected_improvement"
+
+    def needs(self) -> frozenset[Support]:
+        """Need standard deviations and joint draws."""
+        return frozenset({"uncertainty", "draws"})
+
+    def pick(self, situation: Situation) -> list[Pick]:
+        """Choose up to q open candidates, best first."""
+        space, surrogate = situation.space, situation.trained
+        listed = isinstance(space, FiniteSpace)
+        if not listed and isinstance(space, BoxSpace) and "botorch" in surrogate.supports():
+            from orchestrator.acquisition.continuous import Effort, pick_in_box  # noqa: PLC0415  imports torch
+
+            if isinstance(surrogate, HasBotorchView):
+                effort = Effort(self.options.samples, self.options.restarts, self.options.draws)
+                picks = pick_in_box(situation, space, surrogate.to_botorch(), effort)
+                if picks is not None:
+                    return picks
+        return self._pick_from_pool(situation)
+
+    def _pick_from_pool(self, situation: Situation) -> list[Pick]:
+        pool = self.pool(situation, self.options.samples)
+        prediction = predict(situation.trained, pool)
+        marginal = marginal_scores(situation, prediction)
+        check_finite(np.isfinite(marginal), "expected improvements")
+        order = np.argsort(-marginal, kind="stable")[: max(self.options.shortlist, 2 * situation.q)]
+        drawn = draw(situation, [pool[i] for i in order], self.options.draws)
+        facts = {"shortlist": len(order), "draws": self.options.draws}
+        picks = []
+        for place, score, gain in greedy_batch(drawn, marginal[order], situation.q):
+            i = int(order[place])
+            reason = f"expected {gain_in_words(situation, gain)} over the best so far; predicted {{}}"
+            picks.append(
+                Pick(
+                    pool[i],
+                    score,
+                    reason.format(expected(situation, prediction, i)),
+                    {**facts, "expected_gain": gain, "log_expected_improvement_alone": float(marginal[i])},
+                )
+            )
+        return picks
+
+
+def greedy_batch(drawn: Draws, marginal: Array, q: int) -> list[tuple[int, float, float]]:
+    """Choose a batch on joint draws, each pick given the ones before.
+
+    Args:
+        drawn: of n candidates; its front grows by the picks.
+        marginal: scores of the n candidates alone, which break ties.
+        q: how many are wanted.
+
+    Returns:
+        Position, score (log of the mean gain over the draws) and mean gain of each pick.
+    """
+    free = np.ones(len(marginal), dtype=bool)
+    picks = []
+    for _ in range(min(q, len(marginal))):
+        gains = drawn.front.gains(drawn.values, drawn.allowed)
+        scores = _log_mean(drawn, gains)
+        if not np.isfinite(scores[free]).any():  # no draw shows a gain: what each is worth alone decides
+            scores = marginal
+        best = int(np.lexsort((-marginal, np.where(free, -scores, np.inf)))[0])
+        free[best] = False
+        picks.append((best, float(scores[best]), float(np.maximum(gains[:, best], 0.0).mean())))
+        drawn.front.include(drawn.values[:, best], drawn.allowed[:, best])
+    return picks
+
+
+def _log_mean(drawn: Draws, gains: Array) -> Array:
+    s = len(gains)
+    with np.errstate(divide="ignore"):
+        if drawn.values.shape[-1] > 1:
+            return np.asarray(np.log(gains.mean(axis=0)), dtype=np.float64)
+        allowed = np.isfinite(gains)
+        soft = log_smooth_gain(np.where(allowed, gains, 0.0), SMOOTH * drawn.scale)
+        logs = np.where(allowed, soft, -np.inf)
+        return np.asarray(logsumexp(logs, axis=0) - np.log(s), dtype=np.float64)

@@ -1,0 +1,142 @@
+"""Scores of single candidates from their own mean and standard deviation: cheap enough for every candidate of a pool.
+
+The logarithm of the expected improvement is computed without underflow, after Ament et al., NeurIPS 2023,
+arXiv:2310.20708.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import erfcx, log_ndtr, ndtr
+
+from orchestrator.acquisition.draws import known_feasible, reference
+from orchestrator.acquisition.gains import hypervolume_gains, utilities
+from orchestrator.acquisition.policy import Situation, predict
+from orchestrator.domain import Array, Constraint, Objective, Prediction
+
+SMALLEST = 1e-300
+"""Keeps logarithms finite; far below any difference that could matter."""
+
+
+FARTHEST = -1e5
+"""Below so many standard deviations even the scaled form loses its digits, and the asymptote 1/u² takes over."""
+
+
+def log_expected_improvement(mean: Array, sd: Array, best: float) -> Array:
+    """Return the logarithm of E[max(value - best, 0)] of normal values, n.
+
+    Args:
+        mean: n means of the utility.
+        sd: n standard deviations.
+        best: utility already reached.
+    """
+    safe = np.maximum(sd, SMALLEST)
+    u = (mean - best) / safe
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        direct = np.log(np.maximum(_density(u) + u * ndtr(u), SMALLEST))
+        # for u << 0 the two terms cancel: write them over the scaled complementary error function
+        ratio = -u * erfcx(-u / math.sqrt(2.0)) * math.sqrt(math.pi / 2.0)
+        far = -0.5 * u**2 - 0.5 * math.log(2 * math.pi) + np.log(np.maximum(1.0 - ratio, SMALLEST))
+        farther = -0.5 * u**2 - 0.5 * math.log(2 * math.pi) - 2.0 * np.log(np.maximum(-u, SMALLEST))
+        log_h = np.where(u > -1.0, direct, np.where(u > FARTHEST, far, farther))
+        certain = np.log(np.maximum(mean - best, 0.0) + SMALLEST)
+    return np.where(sd > 0, log_h + np.log(safe), certain)
+
+
+def expected_improvement(objective: Objective, mean: Array, sd: Array, best: float) -> Array:
+    """Return E[max(utility - best, 0)] of a normally distributed property, n, whatever the goal.
+
+    Args:
+        objective: gives the utility.
+        mean: n means of the property.
+        sd: n standard deviations.
+        best: utility already reached.
+    """
+    if objective.goal != "target":
+        return np.exp(log_expected_improvement(objective.utility(mean), sd, best))
+    target = float(objective.target if objective.target is not None else np.nan)
+    near = max(-best, 0.0)  # the distance that is already reached
+    # max(near - |y - target|, 0) is a tent: three hinges
+    hinges = [(target - near, 1.0), (target, -2.0), (target + near, 1.0)]
+    tent = sum(weight * np.exp(log_expected_improvement(mean, sd, edge)) for edge, weight in hinges)
+    return np.maximum(tent, 0.0)
+
+
+def log_probability_feasible(constraint: Constraint, mean: Array, sd: Array) -> Array:
+    """Return the logarithm of the probability that a normally distributed property satisfies a constraint, n."""
+    safe = np.maximum(sd, SMALLEST)
+    low = -np.inf if constraint.low is None else constraint.low
+    high = np.inf if constraint.high is None else constraint.high
+    if not math.isfinite(low):
+        return np.asarray(log_ndtr((high - mean) / safe))
+    if not math.isfinite(high):
+        return np.asarray(log_ndtr((mean - low) / safe))
+    flip = mean > (low + high) / 2  # work in the tail where differences of probabilities keep their digits
+    a = np.where(flip, (mean - high) / safe, (low - mean) / safe)
+    b = np.where(flip, (mean - low) / safe, (high - mean) / safe)
+    log_a, log_b = log_ndtr(a), log_ndtr(b)
+    return np.asarray(log_b + np.log(np.maximum(-np.expm1(np.minimum(log_a - log_b, 0.0)), SMALLEST)))
+
+
+def marginal_scores(situation: Situation, prediction: Prediction) -> Array:
+    """Rank every candidate by itself: log expected improvement plus log probability of being feasible, n.
+
+    With several objectives: the hypervolume that the candidate would add were it one standard deviation better than
+    predicted, then how near it comes.
+
+    Args:
+        situation: with a trained surrogate.
+        prediction: of the n candidates.
+    """
+    problem = situation.problem
+    column = {name: j for j, name in enumerate(problem.properties)}
+    allowed = np.zeros(len(prediction.mean))
+    for constraint in problem.constraints:
+        j = column[constraint.property]
+        allowed = allowed + log_probability_feasible(constraint, prediction.mean[:, j], prediction.epistemic[:, j])
+    labels = situation.labels()
+    if len(labels):
+        reached = utilities(predict(situation.trained, labels.candidates).mean, problem)
+        good = known_feasible(labels.values, problem)
+        reached = reached[good]
+    else:
+        reached = np.zeros((0, len(problem.objectives)))
+    if len(problem.objectives) == 1:
+        objective = problem.objectives[0]
+        j = column[objective.property]
+        mean, sd = prediction.mean[:, j], prediction.epistemic[:, j]
+        best = float(reached.max()) if len(reached) else float(objective.utility(mean).min())
+        if objective.goal != "target":
+            return log_expected_improvement(objective.utility(mean), sd, best) + allowed
+        gain = expected_improvement(objective, mean, sd, best)
+        # where the tent underflows, nearness to the target in units of the standard deviation still ranks
+        far = np.log(SMALLEST) - np.abs(mean - float(objective.target or 0.0)) / np.maximum(sd, SMALLEST)
+        return np.where(gain > SMALLEST, np.log(np.maximum(gain, SMALLEST)), far) + allowed
+    hopeful = optimistic(situation, prediction, 1.0)
+    corner = reference(situation, hopeful)
+    grown = hypervolume_gains(reached, hopeful, corner)
+    spread = np.maximum(hopeful.std(axis=0), SMALLEST)
+    near = ((hopeful - hopeful.max(axis=0)) / spread).sum(axis=1)
+    return np.where(grown > 0, np.log(np.maximum(grown, SMALLEST)), np.log(SMALLEST) + near) + allowed
+
+
+def optimistic(situation: Situation, prediction: Prediction, beta: float) -> Array:
+    """Return the best utilities within `beta` epistemic standard deviations of the mean, n × k."""
+    problem = situation.problem
+    column = {name: j for j, name in enumerate(problem.properties)}
+    parts = []
+    for objective in problem.objectives:
+        j = column[objective.property]
+        mean, reach = prediction.mean[:, j], beta * prediction.epistemic[:, j]
+        if objective.goal == "target":
+            target = float(objective.target if objective.target is not None else np.nan)
+            parts.append(-np.maximum(np.abs(mean - target) - reach, 0.0))
+        else:
+            parts.append(objective.utility(mean) + reach)
+    return np.stack(parts, axis=1)
+
+
+def _density(u: Array) -> Array:
+    return np.asarray(np.exp(-0.5 * u**2) / math.sqrt(2 * math.pi), dtype=np.float64)
