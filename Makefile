@@ -26,9 +26,10 @@ endif
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(INSTALLED)
 
+demo: NAME := perovskites-$(shell date +%Y%m%d-%H%M%S)
 demo: $(INSTALLED)  ## run the main job to its report: stable perovskites by a graph network and a real potential
-	$(BIN)/matloop run campaigns/perovskites.yaml --or-resume --store matloop-data/demo.db
-	$(BIN)/matloop report perovskites --store matloop-data/demo.db --out matloop-data/perovskites.html
+	$(BIN)/matloop run campaigns/perovskites.yaml --name $(NAME) --store matloop-data/demo.db
+	$(BIN)/matloop report $(NAME) --store matloop-data/demo.db --out matloop-data/$(NAME).html
 
 test: lint unit docs-check  ## everything that must hold before a change lands
 

@@ -118,9 +118,9 @@ class Campaign:
         """Begin the campaign of a file that is already read; see `create`."""
         checked = check(loaded)
         config = loaded.config if name is None else _renamed(loaded.config, name)
-        store.create_campaign(config, file=loaded.file, actor=actor)
+        store.create_campaign(config, file=str(Path(loaded.file).resolve()) if loaded.file else "", actor=actor)
         if loaded.lab_file:
-            store.set_link(config.name, "lab", loaded.lab_file)
+            store.set_link(config.name, "lab", str(Path(loaded.lab_file).resolve()))
         campaign = cls(store, config.name, config, loaded.lab, loaded.base)
         for notice in checked.notices:
             store.add_event(config.name, kind="notice", actor="matloop", note=notice)

@@ -72,7 +72,7 @@ def _verify(
 ) -> str | None:
     """Choose again for one decision; return what differs."""
     store = campaign.store
-    dataset = store.dataset(campaign.name, units=planner.problem.units).seen(decision.seen)
+    dataset = store.dataset(campaign.name, units=planner.problem.units, seen=decision.seen)
     if dataset.sha256 != decision.seen_sha256:
         return "the results that it saw are no longer what they were (superseded by a newer derived version?)"
     earlier: dict[str, Candidate] = {t.candidate.id: t.candidate for t in trials if t.decision < decision.number}

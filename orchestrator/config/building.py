@@ -72,7 +72,9 @@ class Builder:
             ConfigError: an option is wrong.
         """
         try:
-            return model.model_validate(dict(options), context={"base": self.base})
+            return model.model_validate(
+                dict(options), context={"base": self.base, "allowed_modules": self.allowed_modules}
+            )
         except ValidationError as error:
             raise as_config_error(error, self.source, model, (*at, "options")) from error
         except MatloopError as error:  # pydantic keeps the place of a ValueError only
