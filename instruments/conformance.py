@@ -47,10 +47,14 @@ async def check(
     """
     findings = Findings()
     description = await declarations.static(instrument, findings)
-    if description is not None and level >= Level.LINK:
-        await drills.passive(instrument, description, findings, order=order, send=send or description.simulated)
-    if description is not None and level >= Level.WORK:
-        await drills.active(instrument, description, findings, order=order, send=send or description.simulated)
+    stages = {Level.LINK: drills.passive, Level.WORK: drills.active}
+    for stage, drill in stages.items():
+        if description is None or level < stage:
+            continue
+        try:
+            await drill(instrument, description, findings, order=order, send=send or description.simulated)
+        except Exception as error:  # noqa: BLE001  a driver may raise anything; that is what is reported
+            findings.that(f"level {stage} comes to its end", False, f"{type(error).__name__}: {error}")
     return findings.all
 
 

@@ -35,6 +35,7 @@ HEALTH_S = 1.0
 REFUSE_S = 5.0
 LOOP_S = 0.2
 """A campaign watches other instruments on the same event loop."""
+WATCH_S = 0.01
 ABORT_S = 10.0
 ALIVE = ("ready", "busy", "interlocked")
 OTHER_UNITS = ("kelvin", "degC", "second", "hour", "g", "kg", "meter", "mm", "Pa", "percent", "eV", "mol/L", "mA")
@@ -214,8 +215,10 @@ async def _one_run(instrument: Instrument, capability: Capability, good: Order, 
     name = capability.name
     events, worst = QuietEvents(), [0.0]
     watch = asyncio.create_task(_watch(worst))
+    await asyncio.sleep(0)  # the watch must have begun before a driver can block
     try:
         result = await asyncio.wait_for(instrument.run(good, events), capability.longest_s)
+        await asyncio.sleep(WATCH_S)
     except Exception as error:  # noqa: BLE001  a driver may raise anything; that is what is reported
         findings.that(f"{name}: a good order works", False, f"{type(error).__name__}: {error} ({describe_order(good)})")
         return None
@@ -371,8 +374,8 @@ async def _quiet(work: object, limit_s: float) -> tuple[bool, str]:
 async def _watch(worst: list[float]) -> None:
     while True:
         began = time.monotonic()
-        await asyncio.sleep(0.01)
-        worst[0] = max(worst[0], time.monotonic() - began - 0.01)
+        await asyncio.sleep(WATCH_S)
+        worst[0] = max(worst[0], time.monotonic() - began - WATCH_S)
 
 
 async def _left(before: set[threading.Thread]) -> list[str]:

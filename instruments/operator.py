@@ -15,8 +15,7 @@ is. `KEY` is the dispatch key, so after a crash the card and the answer are foun
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
@@ -146,14 +145,16 @@ class Operator:
         capability = capability_of(self.description(), order)
         numbers, choices = checked(capability, order)
         card = tasks.card(order, capability, numbers, choices, self.options.instructions)
+        self._waiting.add(order.key)  # before the card is out, so that no abort can miss it
         try:
             await asyncio.to_thread(tasks.issue, self.folder, card)
+            await events.accepted({"key": order.key})
+            return await self._answer(order.key, events, min(order.deadline_s, self.options.longest_s))
         except OSError as error:
-            message = f"the task card could not be written to {self.folder}: {error}"
-            raise NotConnected(message) from error
-        handle: JsonObject = {"key": order.key}
-        await events.accepted(handle)
-        return await self._answer(order.key, events, min(order.deadline_s, self.options.longest_s))
+            message = f"the operator's folder {self.folder} cannot be used: {error}"
+            raise NotConnected(message, effect=TimedOut.default_effect) from error
+        finally:
+            self._forget(order.key)
 
     async def lookup(self, key: str, handle: JsonObject | None) -> Whereabouts:
         """Find the card or the answer of a key."""
@@ -165,7 +166,12 @@ class Operator:
 
     async def attach(self, handle: JsonObject, events: Events) -> Result:
         """Wait for the answer to a card that is out already."""
-        return await self._answer(str(handle["key"]), events, self.options.longest_s)
+        key = str(handle["key"])
+        self._waiting.add(key)
+        try:
+            return await self._answer(key, events, self.options.longest_s)
+        finally:
+            self._forget(key)
 
     async def abort(self, reason: str) -> None:
         """Withdraw the cards that this driver waits for."""
@@ -193,27 +199,21 @@ class Operator:
         if card is None:
             message = f"the task card {key} is gone from {self.folder}; restore the folder or answer for the campaign"
             raise NotConnected(message, effect=TimedOut.default_effect)
-        self._waiting.add(key)
-        try:
-            while True:
-                answer = await asyncio.to_thread(tasks.take, self.folder, card)
-                if answer is not None:
-                    return answer
-                if key in self._stops or events.abort_requested():
-                    reason = self._stops.get(key, "the campaign asked for it")
-                    await asyncio.to_thread(tasks.withdraw, self.folder, key, reason)
-                    message = f"the card {key} was withdrawn: {reason}"
-                    raise Aborted(message)
-                if loop.time() > until:
-                    message = f"nobody answered the card {key} within {limit_s:g} s; it still lies in {self.folder}"
-                    raise TimedOut(message)
-                # The wall clock, not the campaign's: a person lives by it even where a test runs time faster.
-                await asyncio.sleep(self.options.poll_s)
-        finally:
-            self._waiting.discard(key)
-            self._stops.pop(key, None)
+        while True:
+            answer = await asyncio.to_thread(tasks.take, self.folder, card)
+            if answer is not None:
+                return answer
+            if key in self._stops or events.abort_requested():
+                reason = self._stops.get(key, "the campaign asked for it")
+                await asyncio.to_thread(tasks.withdraw, self.folder, key, reason)
+                message = f"the card {key} was withdrawn: {reason}"
+                raise Aborted(message)
+            if loop.time() > until:
+                message = f"nobody answered the card {key} within {limit_s:g} s; it still lies in {self.folder}"
+                raise TimedOut(message)
+            # The wall clock, not the campaign's: a person lives by it even where a test runs time faster.
+            await asyncio.sleep(self.options.poll_s)
 
-
-def folder_of(options: Any) -> Path:
-    """Return the folder that options or the default name."""
-    return getattr(options, "folder", None) or tasks.default_folder()
+    def _forget(self, key: str) -> None:
+        self._waiting.discard(key)
+        self._stops.pop(key, None)

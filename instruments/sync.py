@@ -9,8 +9,8 @@ without request numbers a late answer would otherwise be taken for the answer to
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
-import time
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -110,6 +110,7 @@ class BlockingInstrument:
         self.options = options
         self._lanes: list[Lane] = []
         self._jobs: dict[Lane, Job] = {}
+        self._works: set[concurrent.futures.Future[Result]] = set()
         self._identity: Identity | None = None
         self._opening = asyncio.Lock()
 
@@ -167,11 +168,9 @@ class BlockingInstrument:
         """Stop what runs and give the link back."""
         for job in list(self._jobs.values()):
             job.request_stop()
-        until = time.monotonic() + LAST_CALL_S
-        while any(lane.busy for lane in self._lanes) and time.monotonic() < until:
-            await asyncio.sleep(WAKE_S)
+        await asyncio.to_thread(concurrent.futures.wait, list(self._works), LAST_CALL_S)
         if self._identity is not None:
-            # Where a call hangs, its thread cannot give the link back; taking it away from outside often wakes the call.
+            # Where a call hangs, its thread cannot give the link back; taking it away from outside often wakes it.
             idle = [lane for lane in self._lanes if not lane.busy]
             await (idle[0].call(self.disconnect) if idle else asyncio.to_thread(self.disconnect))
         self._identity = None
@@ -209,6 +208,8 @@ class BlockingInstrument:
         job = Job(order, dict(numbers), dict(choices), events, asyncio.get_running_loop())
         self._jobs[lane] = job
         work = lane.submit(self._guarded, job)
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
         work.add_done_callback(lambda _: self._forget(lane, job))
         limit = min(order.deadline_s, capability.longest_s)
         try:

@@ -7,6 +7,7 @@ were other than asked, ``notes`` whatever is worth keeping.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from typing import Any
 import platformdirs
 
 from orchestrator.domain import Attachment, Capability, Order, Quantity, Reading, Result
-from orchestrator.errors import BadData, Effect, Fault, MatloopError, Rejected, UnitError
+from orchestrator.errors import Effect, Fault, MatloopError, Rejected, UnitError
 from orchestrator.units import convert
 
 FOLDERS = ("outbox", "inbox", "withdrawn", "refused")
@@ -277,9 +278,14 @@ def take(folder: Path, task: Mapping[str, Any]) -> Result | None:
 
 
 def _refuse(folder: Path, path: Path, content: Content, reason: str) -> None:
+    aside = path.with_name(f".{path.name}.refused")
+    path.replace(aside)
+    if _read(aside) != content:  # a better answer came in between: it goes back, to be read next
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
     number = len(list((folder / "refused").glob(f"{path.stem}.*.json"))) + 1
     _write(folder / "refused" / f"{path.stem}.{number}.json", {"refused_because": reason, "answer": content})
-    path.unlink(missing_ok=True)
 
 
 def _quantity(name: str, given: Any, unit: str) -> None:
@@ -314,7 +320,7 @@ def _time(content: Mapping[str, Any]) -> int:
 def _path(folder: Path, name: str, key: str) -> Path:
     if not KEY.match(key):
         message = f"the key {key!r} is no file name; letters, digits, - and _ were expected"
-        raise BadData(message, effect=Effect.NONE)
+        raise Rejected(message)
     return folder / name / f"{key}.json"
 
 
