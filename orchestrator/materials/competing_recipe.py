@@ -36,8 +36,8 @@ SHRUNK, GROWN = 0.4, 2.5
 
 STATES: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(["Li", "Na", "K", "Rb", "Cs"], (1,)),
-    **dict.fromkeys(["Mg", "Ca", "Sr", "Ba", "Zn", "Cd"], (2,)),
-    **dict.fromkeys(["Sc", "Y", "La", "Nd", "Gd", "Al", "Ga"], (3,)),
+    **dict.fromkeys(["Mg", "Ca", "Sr", "Ba", "Zn", "Cd", "Hg"], (2,)),
+    **dict.fromkeys(["Sc", "Y", "La", "Nd", "Gd", "Dy", "Er", "Al", "Ga"], (3,)),
     **dict.fromkeys(["Zr", "Hf"], (4,)),
     "Ag": (1, 2), "Cu": (1, 2), "Tl": (1, 3), "In": (1, 3), "Eu": (2, 3), "Yb": (2, 3), "Sm": (2, 3),
     "Ce": (3, 4), "Pr": (3, 4), "Ti": (2, 3, 4), "V": (2, 3, 4, 5), "Nb": (2, 4, 5), "Ta": (4, 5),
@@ -56,13 +56,13 @@ ELEMENTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(["Sb", "Bi"], ("alpha_arsenic", "bcc")),
     **dict.fromkeys(["Cl", "Br", "I"], ("iodine",)),
     "Sn": ("diamond", "beta_tin", "fcc"), "In": ("indium", "fcc"), "Ga": ("alpha_gallium", "fcc"),
-    "Mn": (*METALS, "alpha_manganese"), "O": ("alpha_oxygen",), "F": ("alpha_oxygen", "iodine"), "S": ("alpha_sulfur",),
+    "Mn": (*METALS, "alpha_manganese"), "O": ("alpha_oxygen",), "F": ("alpha_oxygen", "iodine"), "Hg": ("alpha_mercury", "fcc"),
 }  # fmt: skip
 """Structures tried for an element; those not named are tried as simple metals. Molecules are molecular crystals."""
 
 LARGE = frozenset(["Ca", "Sr", "Ba", "Pb", "Sn", "Eu", "Yb", "Sm"])
 """Divalent ions large enough for nine neighbours."""
-BIXBYITES = frozenset(["Sc", "Y", "In", "Mn", "Tl", "Eu", "Sm", "Gd", "Yb", "Nd", "Bi"])
+BIXBYITES = frozenset(["Sc", "Y", "In", "Mn", "Tl", "Eu", "Sm", "Gd", "Dy", "Er", "Yb", "Nd", "Bi"])
 """Whose sesquioxide may have the bixbyite structure; 40 atoms, so it is tried only there."""
 LONE_PAIRS = frozenset(["Sb", "Bi"])
 SPINELS = frozenset(["Mn", "Fe", "Co"])

@@ -10,6 +10,8 @@ import numpy as np
 from orchestrator.domain import Candidate, Json, JsonObject, canonical_json, sha256
 from orchestrator.errors import SpaceError
 
+LEFT_OUT = "left_out_by_"
+"""Facts whose names begin so say how many entries a filter removed."""
 Carried = Literal["structure", "composition", "parameters"]
 
 
@@ -27,8 +29,10 @@ class Listed:
 
     def __init__(self, kind: str, candidates: Sequence[Candidate], facts: Mapping[str, Json]) -> None:
         if not candidates:
-            removed = "; ".join(f"{name.replace('_', ' ')}: {count}" for name, count in facts.items() if count)
-            message = f"the {kind} space has no candidates ({removed}); widen the filter that removed most"
+            counts = {name.replace("_", " "): count for name, count in facts.items() if name.startswith(LEFT_OUT)}
+            removed = "; ".join(f"{name}: {count}" for name, count in counts.items() if count)
+            message = f"the {kind} space has no candidates ({removed or 'there was nothing to begin with'}); widen what"
+            message += " removed most"
             raise SpaceError(message)
         self._kind = kind
         self._candidates = tuple(candidates)

@@ -20,7 +20,7 @@ from orchestrator.materials.ions import octahedral_factor, radius, states, toler
 from orchestrator.materials.prototypes import perovskite, rattled
 from orchestrator.materials.structures import check, crystal_key, formula
 from orchestrator.protocols import Options as BaseOptions
-from orchestrator.spaces.listed import Listed
+from orchestrator.spaces.listed import LEFT_OUT, Listed
 
 Role = Literal["A", "B", "X"]
 ROLES: tuple[Role, ...] = ("A", "B", "X")
@@ -102,7 +102,7 @@ class Prototypes(Listed):
                 removed[choice] += 1
             else:
                 found.append(self._candidate(elements, choice))
-        facts: dict[str, Json] = {"left_out_by_" + name: count for name, count in removed.items()}
+        facts: dict[str, Json] = {LEFT_OUT + name: count for name, count in removed.items()}
         super().__init__("prototypes", found, facts)
 
     def _allowed(self, element: str) -> tuple[int, ...]:
