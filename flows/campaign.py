@@ -15,6 +15,8 @@ from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, tags
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows import tasks
 from flows.artifacts import Page
@@ -131,7 +133,7 @@ async def campaign_flow(
     parallel: int | None = None,
     seed: int | None = None,
     text: str = "",
-) -> str:
+) -> State[str]:
     """Run a campaign until it stops, and say why it stopped.
 
     Everything that happens is recorded in the campaign database first. A run that was cut off is resumed by starting
@@ -147,7 +149,7 @@ async def campaign_flow(
         text: a whole campaign in YAML, instead of a file; needs a name.
 
     Returns:
-        Why it stopped.
+        A state that says why it stopped; as its data too, for whoever calls the flow.
     """
     lent_to_us = _LENT.get()
     if lent_to_us is not None:
@@ -181,18 +183,17 @@ async def lent(campaign: Campaign, hooks: loop.Hooks) -> str:
     token = _LENT.set((campaign, hooks))
     try:
         with tags(f"campaign:{campaign.name}"):
-            reason: str = await campaign_flow(name=campaign.name)
-            return reason
+            return str(await campaign_flow(name=campaign.name))
     finally:
         _LENT.reset(token)
 
 
-async def _run(campaign: Campaign, inner: loop.Hooks) -> str:
+async def _run(campaign: Campaign, inner: loop.Hooks) -> State[str]:
     found = runtime.flow_run.id
     hooks = Shown(campaign, Page(campaign.name, UUID(found) if found else None), inner)
     reason = await loop.run(campaign, hooks=hooks, who=f"{actor()}, flow run {found}")
     await hooks.show()
-    return reason
+    return Completed(message=reason, data=reason)
 
 
 def _text_file(name: str, text: str) -> Path:

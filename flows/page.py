@@ -116,8 +116,7 @@ def report(view: Overview, images: Images, now: datetime | None = None) -> str:
         *_image(images, BEST),
         *_next(view),
         *_trust(view),
-        *_image(images, PARITY),
-        *_image(images, CALIBRATION),
+        *_side_by_side(images, PARITY, CALIBRATION),
         *_failures(view),
         "## In the terminal",
         " · ".join(f"`matloop {command}`" for command in commands),
@@ -196,10 +195,17 @@ def _trust(view: Overview) -> list[str]:
     fit = view.fits[-1]
     lines = [f"Fit {fit.number}: {fit_line(fit)}."]
     for name, coverage in fit.report.calibration.items():
-        shown = ", ".join(f"{key}: {value:.3g}" for key, value in coverage.items())
-        lines.append(f"Calibration of {name}: {shown}.")
+        levels = {float(key): value for key, value in coverage.items() if _is_number(key)}
+        if levels:
+            said = " / ".join(f"{level:.0%}" for level in sorted(levels))
+            held = " / ".join(f"{levels[level]:.0%}" for level in sorted(levels))
+            lines.append(f"Intervals of {name} that were said to hold {said} held {held} on labels left out.")
     lines += list(fit.report.notes)
     return ["## How far to trust it", "\n\n".join(lines)]
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
 
 
 def _failures(view: Overview) -> list[str]:
@@ -219,6 +225,15 @@ def _expected(view: Overview, trial: TrialInfo) -> str:
 def _image(images: Images, title: str) -> list[str]:
     image = images.get(title)
     return [f"![{title}](data:image/png;base64,{base64.b64encode(image).decode()})"] if image else []
+
+
+def _side_by_side(images: Images, *titles: str) -> list[str]:
+    """Put images into a table of one line: as wide as the page, each half of it."""
+    shown = [title for title in titles if title in images]
+    if not shown:
+        return []
+    cells = [_image(images, title)[0] for title in shown]
+    return ["\n".join([_line(shown), _line(["---"] * len(shown)), _line(cells)])]
 
 
 def _line(cells: list[str]) -> str:

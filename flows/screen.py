@@ -31,6 +31,12 @@ COLOURS = {
     TrialState.RUNNING: "cyan",
     TrialState.PLANNED: "dim",
 }
+COUNTS = frozenset({"held_out"})
+"""Metrics that say how many, not how good."""
+
+METRICS = 3
+"""Named in one line; the report has all of them."""
+
 SHOWN = 8
 """Best candidates in the terminal; `matloop export` and the report have all of them."""
 
@@ -117,11 +123,12 @@ def _decision_line(view: Overview) -> str:
 
 def fit_line(fit: FitInfo) -> str:
     """Write what the last training gave."""
-    metrics = [
-        f"{prop} {name} {value:.3g}" for prop, values in fit.report.metrics.items() for name, value in values.items()
-    ]
-    shown = f" ({', '.join(metrics[:3])})" if metrics else ""
-    return f"{fit.surrogate} on {fit.report.labels} labels in {fit.report.seconds:.1f} s, {fit.report.device}{shown}"
+    parts = []
+    for name, metrics in fit.report.metrics.items():
+        shown = [f"{key.replace('_', ' ')} {value:.3g}" for key, value in metrics.items() if key not in COUNTS]
+        parts.append(f"{name}: {', '.join(shown[:METRICS])}")
+    about = f" ({'; '.join(parts)})" if parts else ""
+    return f"{fit.surrogate} on {fit.report.labels} labels in {fit.report.seconds:.1f} s, {fit.report.device}{about}"
 
 
 def _best_table(view: Overview) -> Table:

@@ -32,6 +32,9 @@ FIRST_PORT = 4200
 """Prefect's own default, so that its documentation fits."""
 
 PORTS_TRIED = 20
+HANGS_S = 20.0
+"""A server that is up answers within seconds, even on a computer that trains at the same time."""
+
 PORT_VARIABLE = "MATLOOP_PREFECT_PORT"
 START_S = 180.0
 """A new database on a busy computer took 56 s."""
@@ -110,11 +113,17 @@ def ensure_server(say: Say = lambda _: None) -> Server:
         return Server(api, ours=False)
     home().mkdir(parents=True, exist_ok=True)
     with _only_one():
-        return running_server() or _start(say)
+        return running_server(say) or _start(say)
 
 
-def running_server() -> Server | None:
+def running_server(say: Say = lambda _: None) -> Server | None:
     """Return our server if it runs and answers, else None.
+
+    Args:
+        say: is told what is waited for.
+
+    Returns:
+        The server; one that somebody is starting just now is waited for.
 
     Raises:
         ServerProblem: it runs under another version of Prefect, or its process does not answer.
@@ -123,7 +132,10 @@ def running_server() -> Server | None:
     if state is None or _birth(state["pid"]) != state["birth"]:
         return None  # never started, or its process is gone
     server = Server(f"http://127.0.0.1:{state['port']}/api", ours=True, pid=state["pid"], log=Path(state["log"]))
-    if not _healthy(server.api, patience=20.0):
+    starting = max(0.0, state["started"] + START_S - time.time())
+    if not _healthy(server.api, patience=0.0) and starting:
+        say("waiting for the Prefect server that is being started")
+    if not _healthy(server.api, patience=max(HANGS_S, starting)):
         message = (
             f"the Prefect server (process {server.pid}, port {state['port']}) runs but does not answer; see"
             f" {server.log}, or stop it with 'matloop down' and try again"
@@ -135,6 +147,8 @@ def running_server() -> Server | None:
             " 'matloop down' when no campaign runs, then try again"
         )
         raise ServerProblem(message)
+    if starting:
+        _watch_for_dead_runs(server.api)  # whoever started it may have been killed before
     return server
 
 
@@ -196,6 +210,7 @@ def _start(say: Say) -> Server:
         "port": port,
         "log": str(log),
         "prefect": version("prefect"),
+        "started": time.time(),
     }
     _state_file().write_text(json.dumps(content), encoding="utf-8")
     end = time.monotonic() + START_S
@@ -302,7 +317,7 @@ def _state_file() -> Path:
 def _read_state() -> dict[str, Any] | None:
     try:
         state = json.loads(_state_file().read_text(encoding="utf-8"))
-        return {"pid": int(state["pid"]), **{key: state[key] for key in ("birth", "port", "log", "prefect")}}
+        return {"pid": int(state["pid"]), **{key: state[key] for key in ("birth", "port", "log", "prefect", "started")}}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):

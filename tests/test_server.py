@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def _remember(pid: int, port: int, prefect: str | None = None, birth: str | None = None) -> None:
+def _remember(pid: int, port: int, prefect: str | None = None, birth: str | None = None, started: float = 0.0) -> None:
     server.home().mkdir(parents=True, exist_ok=True)
     content = {
         "pid": pid,
@@ -79,6 +80,7 @@ def _remember(pid: int, port: int, prefect: str | None = None, birth: str | None
         "port": port,
         "log": str(server.home() / "server.log"),
         "prefect": prefect or version("prefect"),
+        "started": started,
     }
     (server.home() / "server.json").write_text(json.dumps(content), encoding="utf-8")
 
@@ -160,6 +162,20 @@ def test_a_server_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, sleeper: 
     monkeypatch.setattr(server, "_healthy", lambda api, patience: False)
     with pytest.raises(server.ServerProblem, match=r"server\.log"):
         server.running_server()
+
+
+def test_a_server_that_is_being_started_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, healthy: int, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """A campaign that begins while another one starts the server waits for it, and makes sure of the automation."""
+    _remember(sleeper.pid, healthy, started=time.time())
+    waits, asked = [], []
+    monkeypatch.setattr(server, "_healthy", lambda api, patience: bool(waits.append(patience)) or patience > 0)
+    monkeypatch.setattr(server, "_watch_for_dead_runs", asked.append)
+    said: list[str] = []
+    assert server.ensure_server(said.append).pid == sleeper.pid
+    assert waits[-1] > server.HANGS_S
+    assert len(asked) == len(said) == 1
 
 
 def test_stop_ends_the_process_and_forgets_it(sleeper: subprocess.Popen[bytes]) -> None:
