@@ -22,7 +22,8 @@ from orchestrator.protocols import BotorchView, Support
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import HeldOut, assess, sd_factor
 from orchestrator.surrogates.encoding import Scaling
-from orchestrator.surrogates.heads import GaussianHead, Points
+from orchestrator.surrogates.heads import GaussianHead
+from orchestrator.surrogates.hyper import Hyperparameters, Points
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised, Target, learn_targets, standardise
 
@@ -88,10 +89,23 @@ class GaussianSurrogate(ABC):
         """Name the pretrained knowledge inside: none, unless a subclass says otherwise."""
         return frozenset()
 
-    def _held_out(self, data: Standardised, j: int, head: GaussianHead) -> tuple[Array, Array]:
-        """Return honest residuals and sds of property j in standardised units: by default leave-one-out."""
-        del data, j
-        return head.leave_one_out()
+    def _fit_head(
+        self, design: Design, points: Points, start: Hyperparameters | None, rows: npt.NDArray[np.bool_]
+    ) -> tuple[GaussianHead, tuple[Array, Array]]:
+        """Learn the process of one property.
+
+        Args:
+            design: covariance.
+            points: normalised features and labels.
+            start: hyperparameters of an earlier fit.
+            rows: which labelled trials `points` are.
+
+        Returns:
+            The head, and held-out residuals with their standard deviations, in standardised units.
+        """
+        del rows
+        head = GaussianHead.fit(design.terms, points, start)
+        return head, head.leave_one_out()
 
     def _device(self) -> str:
         return "cpu"
@@ -116,8 +130,8 @@ class GaussianSurrogate(ABC):
             rows = np.isfinite(data.y[:, j])
             old = previous.heads[j] if previous is not None else None
             start = old.hyper if old is not None and old.terms == design.terms else None
-            head = GaussianHead.fit(design.terms, Points(x[rows], data.y[rows, j], data.known[rows, j]), start)
-            residuals, sd = self._held_out(data, j, head)
+            points = Points(x[rows], data.y[rows, j], data.known[rows, j])
+            head, (residuals, sd) = self._fit_head(design, points, start, rows)
             scale = targets[j].scale
             held_out = HeldOut(residuals * scale, sd * scale, targets[j].back(data.y[rows, j]))
             head = head.scaled(sd_factor(held_out))

@@ -11,83 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from orchestrator.domain import Array
 from orchestrator.errors import Diverged
 from orchestrator.surrogates.encoding import Scaling
+from orchestrator.surrogates.hyper import Hyperparameters, Points, covariance, learn
 from orchestrator.surrogates.kernels import Term
 
-NOISE_FLOOR = 1e-5
-"""Smallest noise variance in units of the labels' variance; below it the matrices lose their precision."""
-NOISE_CENTER, NOISE_SIGMA = -4.0, 1.0
-"""Log-normal prior of the noise variance (Hvarfner et al. 2024)."""
-VARIANCE_SIGMA = 1.0
-"""Log-normal prior of a term's variance around 1: labels are standardised."""
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
 """Added to the diagonal in turn until the Cholesky factor exists; what was needed is noted."""
 FREQUENCIES = 1024
 """Random frequencies, shared out among the radial terms: a prior correlation is off by about 1/sqrt(1024) = 3 %."""
-MOST_FOR_HYPERPARAMETERS = 800
-"""More labels than this do not change hyperparameters noticeably, but cost the third power."""
-STARTS = (-1.5, 0.0, 1.5)
-"""Starting lengthscales: factors e^x of the square root of the number of columns."""
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """What `fit` learns, in units of standardised labels.
-
-    Args:
-        log_lengthscales: of all terms, one after the other.
-        log_variances: one a term.
-        log_noise: of the learned noise variance.
-        mean: constant.
-    """
-
-    log_lengthscales: Array
-    log_variances: Array
-    log_noise: float
-    mean: float
-
-    def pack(self) -> Array:
-        """Return all numbers as one vector."""
-        return np.concatenate([self.log_lengthscales, self.log_variances, [self.log_noise, self.mean]])
-
-    @classmethod
-    def unpack(cls, vector: Array, terms: tuple[Term, ...]) -> Hyperparameters:
-        """Build from `pack`'s vector."""
-        scales = sum(term.lengthscales for term in terms)
-        return cls(
-            np.array(vector[:scales]),
-            np.array(vector[scales : scales + len(terms)]),
-            float(vector[-2]),
-            float(vector[-1]),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Points:
-    """What a process is conditioned on.
-
-    Args:
-        x: n × d features, already normalised.
-        y: n standardised labels.
-        known: n known noise variances in units of standardised labels; zeros where unknown.
-    """
-
-    x: Array
-    y: Array
-    known: Array
-
-    def __len__(self) -> int:
-        """Count the labels."""
-        return len(self.y)
 
 
 class GaussianHead:
@@ -107,9 +45,9 @@ class GaussianHead:
         self.data = data
         self.sd_scale = sd_scale
         self._x = torch.from_numpy(np.ascontiguousarray(data.x))
-        covariance = self._covariance(self._x, self._x).numpy()
-        covariance[np.diag_indices_from(covariance)] += math.exp(hyper.log_noise) + data.known
-        self._chol, self.jitter = _cholesky(covariance)
+        matrix = self._covariance(self._x, self._x).numpy()
+        matrix[np.diag_indices_from(matrix)] += math.exp(hyper.log_noise) + data.known
+        self._chol, self.jitter = _cholesky(matrix)
         self._alpha = _solve(self._chol, data.y - hyper.mean)
 
     # --- fitting ----------------------------------------------------------------------------------------------------
@@ -136,23 +74,8 @@ class GaussianHead:
         Raises:
             Diverged: no finite optimum was found.
         """
-        pick = _spread(len(data), MOST_FOR_HYPERPARAMETERS)
-        few = tuple(torch.from_numpy(np.ascontiguousarray(a[pick])) for a in (data.x, data.y, data.known))
-        starts = [_initial(terms, factor) for factor in STARTS]
-        if start is not None and len(start.pack()) == len(starts[0]):
-            starts.append(start.pack())
-        bounds = _bounds(terms)
-        values = [_objective(vector, terms, few)[0] for vector in starts]
-        best = starts[int(np.argmin(values))]
-        found = minimize(
-            _objective, best, args=(terms, few), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
-        )
-        if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
-            message = (
-                f"the Gaussian process has no finite optimum on {len(data)} labels; look for extreme values among them"
-            )
-            raise Diverged(message)
-        return cls(terms, Hyperparameters.unpack(found.x, terms), data)
+        hyper = learn(terms, data, start, steps)
+        return cls(terms, hyper, data)
 
     def conditioned(self, data: Points) -> GaussianHead:
         """Return the same process on other data, hyperparameters and calibration kept."""
@@ -283,7 +206,7 @@ class GaussianHead:
         return model.eval()
 
     def _covariance(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-        return _covariance(self.terms, one, two, torch.from_numpy(self.hyper.pack()))
+        return covariance(self.terms, one, two, torch.from_numpy(self.hyper.pack()))
 
     def _variances(self, points: torch.Tensor) -> Array:
         total = np.zeros(len(points))
@@ -296,65 +219,6 @@ def _above_zero() -> Any:
     from gpytorch.constraints import GreaterThan  # noqa: PLC0415  see kernels.Term.to_gpytorch
 
     return GreaterThan(0.0)  # labels have units, so gpytorch's floor of 1e-4 would mean something else in each
-
-
-def _covariance(terms: tuple[Term, ...], one: torch.Tensor, two: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    scales = sum(term.lengthscales for term in terms)
-    total = torch.zeros(len(one), len(two), dtype=torch.float64)
-    offset = 0
-    for j, term in enumerate(terms):
-        part = term.matrix(one, two, vector[offset : offset + term.lengthscales])
-        total = total + torch.exp(vector[scales + j]) * part
-        offset += term.lengthscales
-    return total
-
-
-def _objective(vector: Array, terms: tuple[Term, ...], data: tuple[torch.Tensor, ...]) -> tuple[float, Array]:
-    x, y, known = data
-    v = torch.from_numpy(np.array(vector, dtype=np.float64)).requires_grad_()
-    scales = sum(term.lengthscales for term in terms)
-    covariance = _covariance(terms, x, x, v) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
-    chol, info = torch.linalg.cholesky_ex(covariance)
-    if int(info) != 0:
-        return 1e10, np.zeros_like(vector)  # a step too far: the line search turns back
-    residual = y - v[-1]
-    half = torch.linalg.solve_triangular(chol, residual[:, None], upper=False)
-    likelihood = -0.5 * (half * half).sum() - torch.log(torch.diagonal(chol)).sum()
-    prior = -0.5 * ((v[-2] - NOISE_CENTER) / NOISE_SIGMA) ** 2 - 0.5 * v[-1] ** 2
-    prior = prior - 0.5 * ((v[scales:-2] / VARIANCE_SIGMA) ** 2).sum()
-    offset = 0
-    for term in terms:
-        prior = prior + term.log_prior(v[offset : offset + term.lengthscales])
-        offset += term.lengthscales
-    loss = -(likelihood + prior)
-    loss.backward()
-    gradient = v.grad.numpy() if v.grad is not None else np.zeros_like(vector)
-    if not (math.isfinite(float(loss.detach())) and np.all(np.isfinite(gradient))):
-        return 1e10, np.zeros_like(vector)
-    return float(loss.detach()), gradient.astype(np.float64)
-
-
-def _initial(terms: tuple[Term, ...], factor: float) -> Array:
-    scales = [factor + 0.5 * math.log(len(term.columns)) for term in terms for _ in range(term.lengthscales)]
-    return np.array([*scales, *(-math.log(len(terms)) for _ in terms), NOISE_CENTER, 0.0])
-
-
-def _bounds(terms: tuple[Term, ...]) -> list[tuple[float, float]]:
-    scales = [
-        (math.log(0.025) + 0.0, term.prior_center() + 3.0 * LENGTH_RANGE)
-        for term in terms
-        for _ in range(term.lengthscales)
-    ]
-    return [*scales, *((-10.0, 6.0) for _ in terms), (math.log(NOISE_FLOOR), 2.0), (-5.0, 5.0)]
-
-
-LENGTH_RANGE = 1.5
-"""Lengthscales stay within e^4.5 of the prior's median: beyond it a column has no influence that could be seen."""
-
-
-def _spread(n: int, most: int) -> Array:
-    """Return at most `most` indices spread evenly over the trials, old and new ones alike."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
 
 
 def _cholesky(matrix: Array) -> tuple[torch.Tensor, float]:

@@ -1,0 +1,135 @@
+"""Hyperparameters of a Gaussian process on *learned* features, learned from labels that the features have not seen.
+
+A network's features fit its own training labels, so that the marginal likelihood of those labels would trust them
+blindly. Here several networks each leave one fold of the labels out, and the hyperparameters maximise the density of
+every fold given the others, seen through the network that has not been trained on that fold (the cross-fitting of
+Chernozhukov et al., Econometrics Journal 21, C1, 2018, doi:10.1111/ectj.12097, applied to a deep kernel).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize
+
+from orchestrator.domain import Array
+from orchestrator.errors import Diverged
+from orchestrator.surrogates.heads import GaussianHead
+from orchestrator.surrogates.hyper import (
+    MOST_FOR_HYPERPARAMETERS,
+    STARTS,
+    Hyperparameters,
+    Points,
+    bounds,
+    covariance,
+    initial,
+    log_prior,
+    spread,
+)
+from orchestrator.surrogates.kernels import Term
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """All labels as one network sees them.
+
+    Args:
+        data: features and labels; the order of the labels is the same in every view.
+        held_out: which labels the network has not been trained on.
+    """
+
+    data: Points
+    held_out: Mask
+
+
+def learn(
+    terms: tuple[Term, ...], views: Sequence[View], start: Hyperparameters | None, steps: int = 40
+) -> Hyperparameters:
+    """Maximise the density of the held-out labels.
+
+    Args:
+        terms: the covariance, the same in every view.
+        views: one a network.
+        start: an earlier fit's hyperparameters.
+        steps: most iterations of L-BFGS.
+
+    Returns:
+        The hyperparameters.
+
+    Raises:
+        Diverged: no finite optimum was found.
+    """
+    prepared = [_prepare(view) for view in views]
+    starts = [initial(terms, factor) for factor in STARTS]
+    if start is not None and len(start.pack()) == len(starts[0]):
+        starts.append(start.pack())
+    best = min(starts, key=lambda vector: _objective(vector, terms, prepared)[0])
+    found = minimize(
+        _objective,
+        best,
+        args=(terms, prepared),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds(terms),
+        options={"maxiter": steps},
+    )
+    if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
+        message = f"the head on {len(views[0].data)} labels has no finite optimum; look for extreme values among them"
+        raise Diverged(message)
+    return Hyperparameters.unpack(found.x, terms)
+
+
+def held_out_residuals(terms: tuple[Term, ...], hyper: Hyperparameters, views: Sequence[View]) -> tuple[Array, Array]:
+    """Return each label minus its prediction from all others, by the network that has not been trained on it.
+
+    Args:
+        terms: the covariance.
+        hyper: its hyperparameters.
+        views: one a network; a label that no view holds out is judged in the first.
+
+    Returns:
+        Residuals and standard deviations, noise included, in standardised units.
+    """
+    answers = [GaussianHead(terms, hyper, view.data).leave_one_out() for view in views]
+    residuals, sd = (array.copy() for array in answers[0])
+    for view, (these, those) in zip(views, answers, strict=True):
+        residuals[view.held_out], sd[view.held_out] = these[view.held_out], those[view.held_out]
+    return residuals, sd
+
+
+def _prepare(view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """Order the labels so that the held-out ones come last, and keep at most so many."""
+    rows = spread(len(view.data), MOST_FOR_HYPERPARAMETERS)
+    held = view.held_out[rows]
+    order = np.concatenate([rows[~held], rows[held]])
+    x, y, known = (
+        torch.from_numpy(np.ascontiguousarray(a[order])) for a in (view.data.x, view.data.y, view.data.known)
+    )
+    return x, y, known, int((~held).sum())
+
+
+def _objective(
+    vector: Array, terms: tuple[Term, ...], views: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]
+) -> tuple[float, Array]:
+    v = torch.from_numpy(np.array(vector, dtype=np.float64)).requires_grad_()
+    loss = -log_prior(v, terms)
+    for x, y, known, first in views:
+        matrix = covariance(terms, x, x, v) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
+        chol, info = torch.linalg.cholesky_ex(matrix)
+        if int(info) != 0:
+            return 1e10, np.zeros_like(vector)
+        # The factor of the whole holds the factor of its first rows: what is left is the conditional density.
+        half = torch.linalg.solve_triangular(chol, (y - v[-1])[:, None], upper=False)[first:, 0]
+        loss = loss + 0.5 * (half * half).sum() + torch.log(torch.diagonal(chol)[first:]).sum()
+    gradient = torch.autograd.grad(loss, v)[0].numpy()
+    value = float(loss.detach())
+    if not (math.isfinite(value) and np.all(np.isfinite(gradient))):
+        return 1e10, np.zeros_like(vector)
+    return value, gradient.astype(np.float64)
