@@ -16,8 +16,8 @@ from orchestrator.errors import UnitError
 from orchestrator.protocols import Instrument, Recoverable
 from orchestrator.units import check_unit
 
-OFFLINE_S = 1.0
-"""`describe` is asked while a campaign file is checked, before any device is switched on."""
+OFFLINE_S = 5.0
+"""`describe` is asked while a campaign file is checked, before any device is switched on; it may read a table."""
 METHODS = tuple(name for name, member in vars(Instrument).items() if callable(member) and not name.startswith("_"))
 
 

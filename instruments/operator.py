@@ -15,12 +15,12 @@ is. `KEY` is the dispatch key, so after a crash the card and the answer are foun
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from instruments import tasks
-from instruments.settings import capability_of, checked
+from instruments.settings import Unit, capability_of, checked
 from orchestrator.domain import (
     Absent,
     Capability,
@@ -40,12 +40,9 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import Aborted, InstrumentError, NotConnected, TimedOut
 from orchestrator.protocols import Events, InputPath, Options
-from orchestrator.units import check_unit
 
 WEEK_S = 7 * 24 * 3600.0
 """People go home; a card that nobody answers for a week deserves a question."""
-
-Unit = Annotated[str, AfterValidator(check_unit)]
 
 
 class ParameterOptions(BaseModel, frozen=True, extra="forbid"):

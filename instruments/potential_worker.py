@@ -23,7 +23,7 @@ from instruments import potentials
 from instruments.potentials import PotentialName
 from instruments.relaxation import Relaxed, Settings, relax
 from orchestrator.domain import Crystal
-from orchestrator.errors import Effect, Fault
+from orchestrator.errors import Fault
 
 LOOK_S = 0.2
 """How often the waiting side looks for an abort."""
@@ -164,7 +164,7 @@ class Elsewhere:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
         message = f"the worker process of the potential ended with code {code}: {''.join(said) or 'it said nothing'}"
-        return Fault(message, effect=Effect.STARTED)
+        return Fault(message)
 
 
 def serve(link: Connection, name: PotentialName, threads: int) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from instruments.potentials import Potential
 from orchestrator.domain import Array, Crystal
 
@@ -92,12 +94,13 @@ def relax(potential: Potential, crystal: Crystal, settings: Settings, on_step: C
     calculator = _Calculator(potential)
     atoms.calc = calculator
     start = float(atoms.get_volume())
-    path = [_point(atoms, calculator, start)]
-    converged = True
-    if settings.steps:
-        with warnings.catch_warnings():
-            # scipy's matrix logarithm warns where it checks its own accuracy; the relaxation goes on either way.
-            warnings.simplefilter("ignore", RuntimeWarning)
+    # Atoms on top of each other divide by zero; `_point` says so in words.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"), warnings.catch_warnings():
+        # scipy's matrix logarithm warns where it checks its own accuracy; the relaxation goes on either way.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        path = [_point(atoms, calculator, start)]
+        converged = True
+        if settings.steps:
             optimiser = BFGS(FrechetCellFilter(atoms) if settings.cell else atoms, logfile=None)
             for done in optimiser.irun(fmax=settings.fmax, steps=settings.steps):
                 converged = bool(done)

@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from orchestrator.domain import Capability, Description, Order, Parameter, Quantity
 from orchestrator.errors import Rejected, UnitError
-from orchestrator.units import convert
+from orchestrator.units import check_unit, convert
+
+
+def _known(text: str) -> str:
+    try:
+        return check_unit(text)
+    except UnitError as error:
+        raise ValueError(str(error)) from error  # what pydantic turns into an error with the option's place
+
+
+Unit = Annotated[str, AfterValidator(_known)]
+"""A unit in a driver's options."""
 
 TOLERANCE = 1e-9
 """Relative: converting 800 degC to kelvin and back must not fall out of a bound of 800 degC."""

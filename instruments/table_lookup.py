@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections import Counter
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from instruments.draws import generator
-from instruments.settings import applied
+from instruments.settings import Unit, applied
 from instruments.sync import BlockingInstrument, Job
 from orchestrator.domain import (
     Capability,
@@ -43,9 +42,7 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import BadData, MaterialError, NotConnected, PluginError, Rejected
 from orchestrator.protocols import InputPath, Options
-from orchestrator.units import check_unit
 
-Unit = Annotated[str, AfterValidator(check_unit)]
 FORMULA_SUM = re.compile(r"^\s*_chemical_formula_sum\s+(?:'([^']*)'|\"([^\"]*)\"|(\S+))", re.MULTILINE)
 ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
 SLOTS = 64
@@ -240,17 +237,12 @@ class TableLookup(BlockingInstrument):
         return [row for row in near if self._keys[row] == wanted]
 
     def _structure_key(self, row: int) -> str:
-        from pymatgen.core import Structure  # noqa: PLC0415  the same
-
-        from orchestrator.materials import structures  # noqa: PLC0415  the same
+        from orchestrator.materials import files, structures  # noqa: PLC0415  the same
 
         text = str(self._read()[self.options.column].iloc[row])
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pymatgen remarks on how it reads a CIF; the key is what counts here
-                crystal = structures.from_pymatgen(Structure.from_str(text, fmt="cif"), f"row {row + 1}")
-            return structures.crystal_key(crystal)
-        except (MaterialError, ValueError):
+            return structures.crystal_key(files.crystal_from_cif(text, f"row {row + 1}"))
+        except MaterialError:
             return f"row {row + 1} cannot be read as a structure"  # equals no key
 
     def _number(self, row: int, column: str) -> float:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from orchestrator.units import convert
 FOLDERS = ("outbox", "inbox", "withdrawn", "refused")
 Content = dict[str, Any]
 """JSON of a card or an answer; people and other programs write answers, so nothing about it is taken for granted."""
+AHEAD_US = 60 * 1_000_000
+"""How far the clock of the person's computer may be ahead."""
 KEY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
 
 
@@ -208,7 +211,10 @@ def check(task: Mapping[str, Any], content: Mapping[str, Any]) -> None:
     if not str(content.get("by", "")).strip():
         message = "an answer needs 'by': the name of the person who measured"
         raise AnswerError(message)
-    _time(content)
+    measured, issued = _time(content), int(datetime.fromisoformat(task["issued_at"]).timestamp() * 1e6)
+    if not issued <= measured <= time.time_ns() // 1000 + AHEAD_US:
+        message = f"'at' is {content['at']}; a time after {task['issued_at']}, when the card was made, was expected"
+        raise AnswerError(message)
     if content.get("failed") or content.get("not_started"):
         return
     values = content.get("values")
