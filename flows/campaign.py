@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, tags
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from flows import tasks
 from flows.artifacts import Page
@@ -26,8 +27,9 @@ from flows.session import STORE_VARIABLE, actor, opened
 from orchestrator import loop
 from orchestrator.campaign import Campaign, Plan
 from orchestrator.domain import sha256
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, MatloopError
 from orchestrator.record.states import CampaignState
+from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import FitInfo, TrialInfo
 
 FLOW = "campaign"
@@ -41,7 +43,17 @@ REFRESH_S = 5.0
 BRIEF_S = 0.7
 """A training that takes less is no task: most turns of the loop have nothing to train."""
 
-_LENT: ContextVar[tuple[Campaign, loop.Hooks] | None] = ContextVar("campaign lent by the command line", default=None)
+
+@dataclass
+class Lent:
+    """What the command line lends to the flow in the same process: an open campaign, and hooks around its acts."""
+
+    campaign: Campaign
+    hooks: loop.Hooks
+    error: MatloopError | None = None
+
+
+_LENT: ContextVar[Lent | None] = ContextVar("lent by the command line", default=None)
 
 
 class Shown:
@@ -113,7 +125,7 @@ class Shown:
         name = self.campaign.name
         earlier = self.campaign.info.links.get(LINK)
         self.campaign.store.set_link(name, LINK, str(self.page.flow_run_id))
-        await self.page.named(name, [f"campaign:{name}"])
+        await self.page.named(name, _tags(name))
         if earlier and earlier != str(self.page.flow_run_id):
             await self.page.crashed(earlier, f"its process is gone; flow run {self.page.flow_run_id} goes on")
 
@@ -151,23 +163,33 @@ async def campaign_flow(
     Returns:
         A state that says why it stopped; as its data too, for whoever calls the flow.
     """
-    lent_to_us = _LENT.get()
-    if lent_to_us is not None:
-        return await _run(*lent_to_us)
-    with opened(os.environ.get(STORE_VARIABLE), create=True) as store:
-        if not file and not text:
-            if not name:
-                message = "nothing to run: choose a campaign file, or give the name of a campaign that exists"
-                raise ConfigError(message)
-            campaign = Campaign.open(name, store=store)
-        else:
+    given = _LENT.get()
+    try:
+        if given is not None:
+            return await _run(given.campaign, given.hooks)
+        with opened(os.environ.get(STORE_VARIABLE), create=True) as store:
             changes = {"budget": {"trials": trials, "hours": hours}, "parallel": parallel, "seed": seed}
-            place = _text_file(name, text) if text else Path(os.environ.get(FOLDER_VARIABLE, "")) / file
-            campaign = begin_or_resume(loaded_with(place, name=name or None, changes=changes), store, actor=actor())
-        state = campaign.info.state
-        if state in {CampaignState.PAUSED, CampaignState.STOPPED}:
-            store.set_state(campaign.name, CampaignState.ACTIVE, actor=actor(), reason="")
-        return await _run(campaign, loop.Plain())
+            campaign = _wanted(store, file, name, text, changes)
+            return await _run(campaign, loop.Plain())
+    except MatloopError as error:
+        if given is not None:
+            given.error = error
+        return Failed(message=str(error))  # raised, it would stand on the page under a traceback
+
+
+def _wanted(store: CampaignStore, file: str, name: str, text: str, changes: Mapping[str, Any]) -> Campaign:
+    """Begin or open the campaign that the form asks for, and make it active."""
+    if file or text:
+        place = _text_file(name, text) if text else Path(os.environ.get(FOLDER_VARIABLE, "")) / file
+        campaign = begin_or_resume(loaded_with(place, name=name or None, changes=changes), store, actor=actor())
+    elif name:
+        campaign = Campaign.open(name, store=store)
+    else:
+        message = "nothing to run: choose a campaign file, or give the name of a campaign that exists"
+        raise ConfigError(message)
+    if campaign.info.state in {CampaignState.PAUSED, CampaignState.STOPPED}:
+        store.set_state(campaign.name, CampaignState.ACTIVE, actor=actor(), reason="")
+    return campaign
 
 
 async def lent(campaign: Campaign, hooks: loop.Hooks) -> str:
@@ -180,12 +202,20 @@ async def lent(campaign: Campaign, hooks: loop.Hooks) -> str:
     Returns:
         Why it stopped.
     """
-    token = _LENT.set((campaign, hooks))
+    given = Lent(campaign, hooks)
+    token = _LENT.set(given)
     try:
-        with tags(f"campaign:{campaign.name}"):
-            return str(await campaign_flow(name=campaign.name))
+        with tags(*_tags(campaign.name)):
+            state: State[Any] = await campaign_flow(name=campaign.name, return_state=True)
     finally:
         _LENT.reset(token)
+    if given.error is not None:
+        raise given.error
+    return str(await state.aresult())
+
+
+def _tags(name: str) -> list[str]:
+    return ["matloop", f"campaign:{name}"]
 
 
 async def _run(campaign: Campaign, inner: loop.Hooks) -> State[str]:

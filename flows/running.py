@@ -81,7 +81,9 @@ def carry_on(campaign: Campaign, *, where: str | None, plain: bool) -> None:
 
 def _farewell(campaign: Campaign, console: Console, reason: str) -> None:
     view = Overview.of(campaign.store, campaign.name)
-    console.print(f"[bold]{campaign.name}[/] {view.info.state.value.lower()}: {reason}", soft_wrap=True)
+    state = view.info.state.value.lower()
+    said = reason if reason.startswith(state) else f"{state}: {reason}"
+    console.print(f"[bold]{campaign.name}[/] {said}", soft_wrap=True)
     if view.ranked:
         console.print(f"best so far: {view.ranked[0].trial.candidate.label} ({view.best_value()})")
     if view.info.state is CampaignState.DONE:
