@@ -62,7 +62,7 @@ STARTED = Rule(1, 0.0, Next.FAIL, "the work was begun, so the sample is spent")
 DONE_REAL = Rule(1, 0.0, Next.FAIL, "the work was done; repeating it would use another sample")
 DONE_COMPUTED = Rule(2, 0.0, Next.FAIL, "a computation may be repeated once; the same bad answer twice is its answer")
 UNKNOWN: Mapping[Recovery, Rule] = {
-    Recovery.IDEMPOTENT: Rule(3, 5.0, Next.HOLD, "the instrument knows the key, so nothing is done twice"),
+    Recovery.IDEMPOTENT: Rule(3, 1.0, Next.HOLD, "the instrument knows the key, so nothing is done twice"),
     Recovery.QUERYABLE: Rule(1, 0.0, Next.LOOK_UP, "its own log says what happened"),
     Recovery.BLIND: Rule(1, 0.0, Next.HOLD, "nobody but a person can find out; no timer ends it"),
 }
