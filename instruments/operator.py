@@ -49,14 +49,14 @@ class ParameterOptions(BaseModel, frozen=True, extra="forbid"):
     """One set-point that the task card shows: a number with bounds, or a choice."""
 
     unit: Unit = "dimensionless"
-    low: float | None = None
-    high: float | None = None
+    min: float | None = None
+    max: float | None = None
     choices: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if bool(self.choices) == (self.low is not None and self.high is not None and self.low < self.high):
-            message = "give 'low' and 'high' (low below high), or 'choices'"
+        if bool(self.choices) == (self.min is not None and self.max is not None and self.min < self.max):
+            message = "give 'min' and 'max' (min below max), or 'choices'"
             raise ValueError(message)
         return self
 
@@ -100,7 +100,7 @@ class Operator:
                     name=o.capability,
                     outputs=tuple(Output(name, unit) for name, unit in o.outputs.items()),
                     parameters=tuple(
-                        Parameter(name, p.unit, p.low, p.high, choices=p.choices) for name, p in o.parameters.items()
+                        Parameter(name, p.unit, p.min, p.max, choices=p.choices) for name, p in o.parameters.items()
                     ),
                     takes_structure=o.takes_structure,
                     typical_s=min(3600.0, o.longest_s),

@@ -29,7 +29,7 @@ def operator(folder: Path, **options: Any) -> Operator:
     """Build an operator who measures strength."""
     given_options = {
         "outputs": {"strength": "MPa"},
-        "parameters": {"temperature": {"unit": "degC", "low": 20, "high": 800}, "gas": {"choices": ["air", "argon"]}},
+        "parameters": {"temperature": {"unit": "degC", "min": 20, "max": 800}, "gas": {"choices": ["air", "argon"]}},
         "instructions": "Bake, let cool, break.",
         "folder": folder,
         "poll_s": 0.01,
