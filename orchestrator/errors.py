@@ -80,8 +80,11 @@ class IncompatibleError(MatloopError):
     """Two parts of a campaign cannot work together."""
 
 
-class UnitError(MatloopError):
-    """A unit is unknown, ambiguous, or of another dimension than expected."""
+class UnitError(MatloopError, ValueError):
+    """A unit is unknown, ambiguous, or of another dimension than expected.
+
+    It is a ValueError too, so that pydantic keeps the place of a wrong unit in a file.
+    """
 
 
 class MaterialError(MatloopError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -123,10 +124,23 @@ class Builder:
         for path, text in _texts(options, inside):
             if len(text) > 1 and text in message:
                 return path
-        for name in options:
-            if f"'{name}'" in message or f"{name!r}" in message:
-                return (*inside, name)
-        return (*at, "use")
+        for path in _keys(options, inside):
+            words = re.escape(str(path[-1])).replace("_", "[_ ]")
+            if re.search(rf"\b{words}\b", message):
+                return path
+        files = [path for path in _keys(options, inside) if path[-1] in {"path", "file"}]
+        return files[0] if files else (*at, "use")
+
+
+def _keys(content: Any, path: Path_) -> Iterator[Path_]:
+    """List the keys among options, in the order of the file."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield (*path, key)
+            yield from _keys(value, (*path, key))
+    elif isinstance(content, (list, tuple)):
+        for i, value in enumerate(content):
+            yield from _keys(value, (*path, i))
 
 
 def _texts(content: Any, path: Path_) -> list[tuple[Path_, str]]:

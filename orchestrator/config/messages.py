@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -14,6 +15,9 @@ from orchestrator.errors import ConfigError
 
 LONGEST_SEEN = 60
 """Characters of a wrong value that a message repeats."""
+
+AS_NEAR = 0.1
+"""Similarity by which a second word may be further away and is suggested too."""
 
 EXPECTED = {
     "int_parsing": "a whole number",
@@ -47,7 +51,10 @@ def nearest(word: object, allowed: Iterable[str]) -> str:
     """
     words = list(dict.fromkeys(allowed))
     by_lower = {w.lower(): w for w in words}
-    near = [by_lower[w] for w in difflib.get_close_matches(str(word).lower(), list(by_lower), n=2, cutoff=0.6)]
+    wrong = str(word).lower()
+    close = difflib.get_close_matches(wrong, list(by_lower), n=2, cutoff=0.6)
+    best = difflib.SequenceMatcher(None, wrong, close[0]).ratio() if close else 0.0
+    near = [by_lower[w] for w in close if difflib.SequenceMatcher(None, wrong, w).ratio() > best - AS_NEAR]
     listed = f"allowed: {', '.join(words)}" if words else "nothing is allowed here"
     if not near:
         return listed
@@ -116,6 +123,10 @@ def _readable(one: Any, data: Any, model: type[BaseModel]) -> tuple[Path_, bool,
     if kind == "missing":
         missing = str(one["loc"][-1])
         return path, True, f"the key {missing!r} is missing; add it ({_describe(model, path, missing)})"
+    if kind == "value_error" and isinstance(value := _inside(data, path), Mapping):
+        named = re.match(r"'(\w+)'", str(one["ctx"]["error"]))  # a check of several keys names the one to look at
+        if named and named[1] in value:
+            return (*path, named[1]), True, _about_value(one)
     return path, False, _about_value(one)
 
 

@@ -17,6 +17,8 @@ from orchestrator.units import convert, same_dimension
 STRUCTURE = "structure"
 """Name of a step's structure input, and of a candidate's structure."""
 
+SPACE = "the space's"
+
 CLOSE = 1e-9
 """Relative slack of bounds, for what a conversion of units adds."""
 
@@ -112,7 +114,7 @@ class ProcedureCheck:
                 f"no step uses the parameter {unused[0]!r} of the space; {nearest(unused[0], taken)}"
                 " (or hand it to an input of a step: inputs: {NAME: {from: candidate." + unused[0] + "}})"
             )
-            raise self.source.error(message, ("space",))
+            raise self.source.error(message, self._place(unused[0]), of_key=True)
 
     def measured(self) -> dict[str, Output]:
         """Return the numbers that the steps give, by property; a later step's wins."""
@@ -165,7 +167,7 @@ class ProcedureCheck:
                 continue
             if parameter.name in self.parameters:
                 self._used.add(parameter.name)
-                self._fits(step, parameter, self.parameters[parameter.name], ("space",), f"space {parameter.name!r}")
+                self._fits(step, parameter, self.parameters[parameter.name], self._place(parameter.name), SPACE)
             elif parameter.default is None:
                 have = ", ".join(self.parameters) or "no parameters"
                 message = (
@@ -177,10 +179,12 @@ class ProcedureCheck:
     def _one_input(self, step: StepConfig, parameter: Parameter, given: FromInput | FixedInput, where: Path_) -> None:
         if isinstance(given, FixedInput):
             if isinstance(given.value, str):
-                self._fits(step, parameter, Offered(None, math.nan, math.nan, frozenset({given.value})), where, "value")
+                self._fits(
+                    step, parameter, Offered(None, math.nan, math.nan, frozenset({given.value})), where, "the value of"
+                )
             else:
                 unit = None if given.unit == "dimensionless" and parameter.choices else given.unit
-                self._fits(step, parameter, Offered(unit, given.value, given.value), where, "value")
+                self._fits(step, parameter, Offered(unit, given.value, given.value), where, "the value of")
             return
         if given.source == "candidate.composition" and "composition" in self.space.offers():
             return
@@ -197,7 +201,7 @@ class ProcedureCheck:
                 raise self.source.error(message, where)
             return
         self._used.add(name)
-        self._fits(step, parameter, self.parameters[name], where, f"space {name!r}")
+        self._fits(step, parameter, self.parameters[name], self._place(name), SPACE)
 
     def _taken(self, given: FromInput, where: Path_, *, structure: bool) -> tuple[str, Output | None]:
         """Find what ``from`` names: a candidate's parameter, or the output of an earlier step."""
@@ -255,7 +259,7 @@ class ProcedureCheck:
         unit = what.unit if what.unit is not None else parameter.unit
         if not same_dimension(unit, parameter.unit):
             message = (
-                f"{name} is given in {unit}, and {step.instrument}.{parameter.name} is taken in {parameter.unit}:"
+                f"{name} {parameter.name!r} is given in {unit}, and {step.instrument}.{parameter.name} is taken in {parameter.unit}:"
                 " they measure different things; correct the unit"
             )
             raise self.source.error(message, where)
@@ -265,10 +269,14 @@ class ProcedureCheck:
         if low < least - slack or high > most + slack:
             reach = f"is {low:g}" if low == high else f"reaches from {low:g} to {high:g}"
             message = (
-                f"{name} {reach} {parameter.unit}, and {step.instrument}.{parameter.name} takes"
+                f"{name} {parameter.name!r} {reach} {parameter.unit}, and {step.instrument}.{parameter.name} takes"
                 f" {least:g} to {most:g} {parameter.unit}{whose}; stay inside"
             )
             raise self.source.error(message, where)
+
+    def _place(self, parameter: str) -> Path_:
+        """Return where a parameter of the space stands in the file."""
+        return self.source.find(("space",), parameter)
 
     def _bounds(self, step: StepConfig, parameter: Parameter) -> tuple[float, float, str]:
         least = -math.inf if parameter.low is None else parameter.low

@@ -19,22 +19,12 @@ from orchestrator.domain import (
     canonical_json,
     sha256,
 )
-from orchestrator.errors import UnitError
 from orchestrator.units import check_unit
-
-
-def _unit(text: str) -> str:
-    """Check a unit; pydantic keeps the place of a ValueError only."""
-    try:
-        return check_unit(text)
-    except UnitError as error:
-        raise ValueError(str(error)) from error
-
 
 NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME)]
 PropertyName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Unit = Annotated[str, AfterValidator(_unit)]
+Unit = Annotated[str, AfterValidator(check_unit)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -198,7 +188,7 @@ class CampaignConfig(_Strict):
         _no_twice("procedure", [s.step for s in self.procedure])
         _no_twice("derived", [d.property for d in self.derived])
         if self.plan_when_free > self.parallel:
-            message = f"'plan_when_free' ({self.plan_when_free}) is above 'parallel' ({self.parallel})"
+            message = f"'plan_when_free' ({self.plan_when_free}) is above 'parallel' ({self.parallel}); lower it, or raise that"
             raise ValueError(message)
         return self
 
@@ -250,5 +240,6 @@ class LabConfig(_Strict):
 def _no_twice(key: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            message = f"'{key}' names {name!r} twice"
+            first, second = [i for i, other in enumerate(names, start=1) if other == name][:2]
+            message = f"'{key}' names {name!r} twice: items {first} and {second}; give one another name, or remove it"
             raise ValueError(message)

@@ -82,6 +82,11 @@ class Source:
                 return place.line
         return 1 if self.text else None
 
+    def find(self, under: Path_, name: str) -> Path_:
+        """Return the path of the first key of some name below a path; the path itself where there is none."""
+        below = (p for p in self.keys if p[: len(under)] == under and len(p) > len(under) and p[-1] == name)
+        return min(below, key=self.keys.__getitem__, default=under)
+
     def error(self, message: str, path: Path_ = (), *, of_key: bool = False) -> ConfigError:
         """Make the error about one part of the file."""
         return ConfigError(message, file=self.file, line=self.line(path, of_key=of_key), key=dotted(path))
