@@ -4,8 +4,8 @@ It serves many devices, one for each run, over a Unix socket; each message is a 
 carried out when it arrives, whether its sender still lives or not, and each carrying out is one fsynced line of the
 device's log.
 
-The network is as unkind as it may be: a START whose sender dies at once is held back (`delay`) until somebody has looked
-for it and found nothing, or for `HOLD_S` at most; and an answer may come `late`, when nobody waits for it any more.
+The network is as unkind as it may be: a START whose sender dies at once is held back (`delay`) until somebody has
+looked for it and found nothing, or for `HOLD_S` at most; and an answer may come `late`, when nobody waits any more.
 """
 
 from __future__ import annotations
