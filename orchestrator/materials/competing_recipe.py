@@ -56,7 +56,8 @@ ELEMENTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(["Sb", "Bi"], ("alpha_arsenic", "bcc")),
     **dict.fromkeys(["Cl", "Br", "I"], ("iodine",)),
     "Sn": ("diamond", "beta_tin", "fcc"), "In": ("indium", "fcc"), "Ga": ("alpha_gallium", "fcc"),
-    "Mn": (*METALS, "alpha_manganese"), "O": ("alpha_oxygen",), "F": ("alpha_oxygen", "iodine"), "Hg": ("alpha_mercury", "fcc"),
+    "Mn": (*METALS, "alpha_manganese"), "Hg": ("alpha_mercury", "fcc"),
+    "O": ("alpha_oxygen",), "F": ("alpha_oxygen", "iodine"),
 }  # fmt: skip
 """Structures tried for an element; those not named are tried as simple metals. Molecules are molecular crystals."""
 

@@ -20,7 +20,7 @@ from orchestrator.errors import IncompatibleError
 from orchestrator.materials.competing import CompetingPhases, read_phases
 from orchestrator.protocols import DerivedValue, InputPath, TrialRecord
 from orchestrator.protocols import Options as BaseOptions
-from orchestrator.units import convert
+from orchestrator.units import convert, scale
 
 UNIT = "eV/atom"
 VERSION = 1
@@ -110,19 +110,20 @@ class PotentialHull:
         """Name the potential of the competing phases, such as ``chgnet-0.3.0``."""
         return self._phases.potential
 
-    def check_potential(self, knows: frozenset[str]) -> None:
+    def check_potential(self, names: frozenset[str]) -> None:
         """Refuse an instrument of another potential.
 
         Args:
-            knows: what the instrument of the step declares.
+            names: what the instrument says of itself: its `knows`, and the fidelity of the step's capability without
+                ``potential:``.
 
         Raises:
             IncompatibleError: the instrument's energies cannot be compared with the competing phases'.
         """
-        if self.potential() not in knows:
+        if self.potential() not in names:
             message = (
                 f"potential_hull has competing phases of {self.potential()}, but the energies come from"
-                f" {', '.join(sorted(knows)) or 'an instrument that names no potential'}; measure with"
+                f" {', '.join(sorted(names)) or 'an instrument that names no potential'}; measure with"
                 f" {self.potential()}, or give 'phases' a file made with the other potential"
             )
             raise IncompatibleError(message)
@@ -141,10 +142,9 @@ class PotentialHull:
         if missing := self._hull.missing(composition):
             names = ", ".join(sorted(missing))
             return DerivedValue(None, reason=f"the competing phases have no element {names} ({self.version()})")
-        if measured.unit != UNIT:
-            try_unit = convert(measured.value, measured.unit, UNIT)
-            return DerivedValue(self._hull.energy_above(composition, try_unit))
-        return DerivedValue(self._hull.energy_above(composition, measured.value), measured.std_error)
+        energy = convert(measured.value, measured.unit, UNIT)
+        error = measured.std_error if measured.std_error is None else measured.std_error * scale(measured.unit, UNIT)
+        return DerivedValue(self._hull.energy_above(composition, energy), error)
 
 
 def _composition(record: TrialRecord, step: str) -> Composition | None:

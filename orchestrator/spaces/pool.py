@@ -195,7 +195,7 @@ class _Reader:
         if not composition.num_atoms or not composition.valid:
             message = f"{entry.name}: {text!r} is no chemical formula; write it like CsPbI3 or Ba0.5Sr0.5TiO3"
             raise MaterialError(message)
-        return str(composition.reduced_formula)
+        return str(composition.get_integer_formula_and_factor()[0])  # 0.5 and 0.5 of two elements are one to one
 
     def _filtered(self, atoms: int, composition: str | None) -> bool:
         filters = self._options.filters
