@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
+from botorch.acquisition.multi_objective import logei as hypervolume_logei
 from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
 from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
 from botorch.acquisition.objective import GenericMCObjective
@@ -25,6 +26,7 @@ from botorch.exceptions.warnings import BotorchWarning
 from botorch.models.model import Model
 from botorch.optim import optimize_acqf
 from botorch.sampling import SobolQMCNormalSampler
+from linear_operator.utils.warnings import NumericalWarning
 
 from orchestrator.acquisition.draws import reference
 from orchestrator.acquisition.encoding import Encoding, knows_choices
@@ -38,10 +40,16 @@ from orchestrator.protocols import BotorchView, BoxSpace
 
 CHUNK = 128
 """Points scored at once: bounds the memory of the joint posterior with every measured point."""
-STEPS = 60
+STEPS = 40
 """Most L-BFGS or SLSQP steps of one start; rounding makes more of them useless."""
 VALUES = 24
 """Most values tried on one discrete axis in the step away from a good point."""
+
+
+# botorch 0.18 compiles C++ with the machine's own flags at the first use of this acquisition function: minutes of a
+# campaign's time, a warning where there is no compiler, and other last digits on another machine. Not here.
+if hasattr(hypervolume_logei, "_load_attempted"):
+    hypervolume_logei._load_attempted = True  # noqa: SLF001  there is no public switch
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,7 @@ class _Search:
         for start, _ in starts:
             for candidate in self._polished(acquisition, start):
                 tried.setdefault(candidate.id, candidate)
-        leader = self._ranked(acquisition, [c for c in tried.values() if c.id not in closed])[0][0]
+        leader = self._ranked(acquisition, [c for c in tried.values() if c.id not in closed])[0][0]  # a start at least
         for candidate in self._neighbours(leader):
             tried.setdefault(candidate.id, candidate)
         best, score = self._ranked(acquisition, [c for c in tried.values() if c.id not in closed])[0]
@@ -183,10 +191,13 @@ class _Search:
         return [(ordered[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
 
     def _score(self, acquisition: Any, candidates: Sequence[Candidate]) -> Array:
+        if not candidates:
+            return np.zeros(0)
         points = torch.from_numpy(self.encoding.coordinates(candidates)).unsqueeze(-2)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumericalWarning)  # near-equal points need jitter; the scores stay usable
             parts = [acquisition(points[i : i + CHUNK]) for i in range(0, len(points), CHUNK)]
-        scores: Array = torch.cat(parts).numpy() if parts else np.zeros(0)
+        scores: Array = torch.cat(parts).numpy()
         check_finite(~np.isnan(scores), "acquisition values")
         return scores
 
@@ -208,6 +219,7 @@ class _Search:
                 # a start that stops early is still a point to compare; nothing is lost by not warning
                 warnings.simplefilter("ignore", BotorchWarning)
                 warnings.simplefilter("ignore", RuntimeWarning)
+                warnings.simplefilter("ignore", NumericalWarning)
                 best, _ = optimize_acqf(
                     acquisition,
                     bounds,
@@ -293,6 +305,7 @@ class _Search:
             return goals[0][1](values[..., goals[0][0]])
 
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumericalWarning)
             warnings.simplefilter("ignore", BotorchWarning)  # about pending points being detached: they are
             if len(goals) == 1:
                 return qLogNoisyExpectedImprovement(objective=GenericMCObjective(one), **common)

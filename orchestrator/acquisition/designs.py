@@ -43,7 +43,7 @@ class DiverseOptions(PolicyOptions):
         samples: points compared for each one wanted, where the space cannot be listed.
     """
 
-    samples: int = Field(default=64, ge=4, le=4096)
+    samples: int = Field(default=32, ge=4, le=4096)
 
 
 class Diverse(Policy):
