@@ -61,6 +61,20 @@ def loaded_with(
     return replace(loaded, config=config, file=str(place), base=str(place.parent), lab_file=lab_file)
 
 
+def refuse_by_hand(config: CampaignConfig) -> None:
+    """Refuse to run what no instrument measures.
+
+    Raises:
+        ConfigError: the campaign has no procedure.
+    """
+    if not config.procedure:
+        message = (
+            f"campaign {config.name!r} has no procedure: people measure it; 'matloop ask' says what is next, and"
+            " 'matloop tell' takes the result"
+        )
+        raise ConfigError(message, key="procedure")
+
+
 def begin_or_resume(loaded: Loaded, store: CampaignStore, *, actor: str) -> Campaign:
     """Begin a campaign, or open it where one of that name with the same settings exists.
 

@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed
 
 from flows import tasks
 from flows.artifacts import Page
-from flows.beginning import begin_or_resume, loaded_with
+from flows.beginning import begin_or_resume, loaded_with, refuse_by_hand
 from flows.places import data_folder
 from flows.session import STORE_VARIABLE, actor, opened
 from orchestrator import loop
@@ -181,12 +181,15 @@ def _wanted(store: CampaignStore, file: str, name: str, text: str, changes: Mapp
     """Begin or open the campaign that the form asks for, and make it active."""
     if file or text:
         place = _text_file(name, text) if text else Path(os.environ.get(FOLDER_VARIABLE, "")) / file
-        campaign = begin_or_resume(loaded_with(place, name=name or None, changes=changes), store, actor=actor())
+        loaded = loaded_with(place, name=name or None, changes=changes)
+        refuse_by_hand(loaded.config)
+        campaign = begin_or_resume(loaded, store, actor=actor())
     elif name:
         campaign = Campaign.open(name, store=store)
     else:
         message = "nothing to run: choose a campaign file, or give the name of a campaign that exists"
         raise ConfigError(message)
+    refuse_by_hand(campaign.config)
     if campaign.info.state in {CampaignState.PAUSED, CampaignState.STOPPED}:
         store.set_state(campaign.name, CampaignState.ACTIVE, actor=actor(), reason="")
     return campaign

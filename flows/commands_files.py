@@ -33,7 +33,7 @@ def validate(*, files: tuple[Path, ...], lab: Path | None) -> None:
             click.echo(str(error), err=True)
             continue
         click.echo(f"{file}: good")
-        for line in summary(loaded):
+        for line in summary(loaded, checked):
             click.echo(f"  {line}")
         for notice in checked.notices:
             click.echo(f"  note: {notice}")

@@ -61,12 +61,13 @@ def ask(*, campaign: str | None, count: int, lab: Path | None, store: str | None
 
 
 def _found_or_begun(records: CampaignStore, campaign: str | None, lab: Path | None) -> Campaign:
-    from orchestrator.campaign import Campaign  # noqa: PLC0415  not needed by --help
+    from flows.beginning import loaded_with  # noqa: PLC0415  not needed by --help
+    from orchestrator.campaign import Campaign  # noqa: PLC0415  the same
 
     if campaign is not None and is_file(campaign):
         name = resolve(records, campaign)
         if name not in {info.name for info in records.campaigns()}:
-            begun = Campaign.create(campaign, store=records, actor=actor(), lab=lab)
+            begun = Campaign.begin(loaded_with(campaign, lab=lab), store=records, actor=actor())
             click.echo(f"begun: campaign {name} in {records.url}", err=True)
             return begun
     return campaign_of(records, campaign, lab)

@@ -28,11 +28,14 @@ def run(*, file: Path, name: str | None, lab: Path | None, store: str | None, pl
     Ctrl-C finishes what runs and pauses the campaign; a second Ctrl-C leaves at once. Both are safe, and so is a power
     cut: 'matloop resume NAME' goes on where it was.
     """
+    from flows.beginning import loaded_with, refuse_by_hand  # noqa: PLC0415  the same
     from flows.running import carry_on  # noqa: PLC0415  NumPy, rich and SQLAlchemy are not needed by --help
     from orchestrator.campaign import Campaign  # noqa: PLC0415  the same
 
+    loaded = loaded_with(file, lab=lab, name=name)
+    refuse_by_hand(loaded.config)
     with opened(store, create=True) as records:
-        campaign = Campaign.create(file, store=records, actor=actor(), name=name, lab=lab)
+        campaign = Campaign.begin(loaded, store=records, actor=actor())
         carry_on(campaign, where=store, plain=plain)
 
 

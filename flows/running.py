@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from flows.beginning import refuse_by_hand
 from flows.cli import INTERRUPTED
 from flows.overview import Overview
 from flows.screen import Screen
@@ -34,7 +35,11 @@ def wake(campaign: Campaign) -> bool:
 
     Returns:
         Whether it can be run; a finished one cannot, and the user is told why and what to do.
+
+    Raises:
+        ConfigError: people measure it.
     """
+    refuse_by_hand(campaign.config)
     info = campaign.info
     if info.state is CampaignState.DONE:
         click.echo(f"{info.name} is done: {info.state_reason}")

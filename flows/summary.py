@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrator.config.check import Checked
     from orchestrator.config.read import Loaded
+    from orchestrator.protocols import SearchSpace
 
 
-def summary(loaded: Loaded) -> list[str]:
+def summary(loaded: Loaded, checked: Checked) -> list[str]:
     """Say in a few lines what a campaign would do.
 
     Args:
-        loaded: a checked file.
+        loaded: the file.
+        checked: what the checks built.
 
     Returns:
         Lines for people.
@@ -28,7 +31,7 @@ def summary(loaded: Loaded) -> list[str]:
     ]
     lines = [
         f"objective:  {objectives}",
-        f"space:      {config.space.use}",
+        f"space:      {config.space.use}, {_extent(checked.space)}",
         f"procedure:  {steps}",
         f"learning:   {surrogate}, {config.acquisition.use}, {config.parallel} in flight",
         f"budget:     {', '.join(cap for cap in caps if cap)}",
@@ -36,3 +39,13 @@ def summary(loaded: Loaded) -> list[str]:
     if config.stop:
         lines.append(f"stop:       {', '.join(rule.use for rule in config.stop)}")
     return lines
+
+
+def _extent(space: SearchSpace) -> str:
+    from orchestrator.protocols import BoxSpace, FiniteSpace  # noqa: PLC0415  not needed by --help
+
+    if isinstance(space, FiniteSpace):
+        return f"{len(space.candidates())} candidates"
+    if isinstance(space, BoxSpace):
+        return ", ".join(axis.name for axis in space.axes())
+    return "candidates without end"
