@@ -259,8 +259,8 @@ class ProcedureCheck:
         unit = what.unit if what.unit is not None else parameter.unit
         if not same_dimension(unit, parameter.unit):
             message = (
-                f"{name} {parameter.name!r} is given in {unit}, and {step.instrument}.{parameter.name} is taken in {parameter.unit}:"
-                " they measure different things; correct the unit"
+                f"{name} {parameter.name!r} is given in {unit}, and {step.instrument}.{parameter.name} is taken in"
+                f" {parameter.unit}: they measure different things; correct the unit"
             )
             raise self.source.error(message, where)
         low, high = (convert(value, unit, parameter.unit) for value in (what.low, what.high))

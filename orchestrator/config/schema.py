@@ -188,7 +188,10 @@ class CampaignConfig(_Strict):
         _no_twice("procedure", [s.step for s in self.procedure])
         _no_twice("derived", [d.property for d in self.derived])
         if self.plan_when_free > self.parallel:
-            message = f"'plan_when_free' ({self.plan_when_free}) is above 'parallel' ({self.parallel}); lower it, or raise that"
+            message = (
+                f"'plan_when_free' ({self.plan_when_free}) is above 'parallel' ({self.parallel}): lower it, or raise"
+                " 'parallel'"
+            )
             raise ValueError(message)
         return self
 

@@ -74,8 +74,12 @@ class Source:
     values: Mapping[Path_, Place] = field(default_factory=dict)
 
     def line(self, path: Path_, *, of_key: bool = False) -> int | None:
-        """Return the line of a key or value, or of the nearest part around it that stands in the file."""
-        places = self.keys if of_key else self.values
+        """Return the line of a key or value, or of the nearest part around it that stands in the file.
+
+        A mapping or list stands where its key does, not where its first item happens to be.
+        """
+        holds_more = any(len(other) > len(path) and other[: len(path)] == path for other in self.keys)
+        places = self.keys if of_key or holds_more else self.values
         for length in range(len(path), -1, -1):
             place = (places if length == len(path) else self.keys).get(path[:length])
             if place is not None:
