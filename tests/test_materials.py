@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import ase.io
@@ -178,3 +180,12 @@ def test_structures_convert_for_relaxation() -> None:
     crystal = from_pymatgen(SALT)
     atoms = to_pymatgen(crystal).to_ase_atoms()
     assert np.allclose(atoms.get_scaled_positions() % 1.0, np.array(crystal.frac_coords) % 1.0)
+
+
+def test_no_torch_is_loaded() -> None:
+    """The rooms of materials and spaces must load without torch: drivers and the checks of a campaign file use them."""
+    names = "materials.hull", "materials.perovskite", "materials.files", "materials.competing_recipe", "spaces.pool"
+    names += ("spaces.box", "spaces.prototypes")
+    code = "import sys\n" + "".join(f"import orchestrator.{name}\n" for name in names)
+    code += "sys.exit(bool({'torch', 'prefect', 'chgnet'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

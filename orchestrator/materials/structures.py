@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -181,23 +180,28 @@ def _closest(lattice: Array, coords: Array) -> tuple[float, tuple[int, int]]:
     return float(np.sqrt(squares.min())), (int(i), int(j))
 
 
-@cache
-def _turns() -> npt.NDArray[np.int64]:
-    """Every 3 × 3 matrix of -1, 0, 1 with determinant 1: a Niggli cell's other descriptions are among them."""
-    every = np.array(list(product((-1, 0, 1), repeat=9))).reshape(-1, 3, 3)
-    proper: npt.NDArray[np.int64] = every[np.rint(np.linalg.det(every)) == 1]
-    return proper
+VECTORS: npt.NDArray[np.int64] = np.array([v for v in product((-1, 0, 1), repeat=3) if any(v)])
+"""A Niggli cell's other descriptions are built from these combinations of its axes."""
+
+
+def _equal_bases(metric: Array) -> Array:
+    """Find the right-handed bases, k × 3 × 3 integers, in which the cell looks the same as in the given one."""
+    near = SAME_METRIC * metric.max()
+    squares = np.einsum("vi,ij,vj->v", VECTORS, metric, VECTORS)
+    first, second, third = (VECTORS[np.abs(squares - metric[i, i]) < near] for i in range(3))
+    i, j, k = (grid.ravel() for grid in np.meshgrid(*(np.arange(len(v)) for v in (first, second, third))))
+    bases = np.stack([first[i], second[j], third[k]], axis=1).astype(float)
+    bases = bases[np.rint(np.linalg.det(bases)) == 1]
+    same: Array = bases[np.abs(bases @ metric @ bases.transpose(0, 2, 1) - metric).max(axis=(1, 2)) < near]
+    return same
 
 
 def _first_description(lattice: Array, coords: Array, numbers: npt.NDArray[np.int64]) -> list[int]:
     """Choose basis and origin among the equivalent ones so that the sorted rounded sites come first."""
-    metric = lattice @ lattice.T
-    turns = _turns()
-    turned = turns @ metric @ turns.transpose(0, 2, 1)
-    equal = np.abs(turned - metric).max(axis=(1, 2)) < SAME_METRIC * metric.max()
+    turns = _equal_bases(lattice @ lattice.T)
     counts = Counter(numbers.tolist())
     rarest = min(counts, key=lambda number: (counts[number], number))
-    based = coords @ np.linalg.inv(turns[equal])  # turns × sites × 3
+    based = coords @ np.linalg.inv(turns)  # turns × sites × 3
     origins = based[:, numbers == rarest]
     grid = np.rint((based[:, None] - origins[:, :, None]) * GRID).astype(np.int64) % GRID  # turns × origins × sites × 3
     codes = ((numbers * GRID + grid[..., 0]) * GRID + grid[..., 1]) * GRID + grid[..., 2]  # one integer a site
