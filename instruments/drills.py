@@ -212,21 +212,18 @@ async def _refusals(
 
 
 async def _one_run(instrument: Instrument, capability: Capability, good: Order, findings: Findings) -> Result | None:
-    name = capability.name
-    events, worst = QuietEvents(), [0.0]
-    watch = asyncio.create_task(_watch(worst))
-    await asyncio.sleep(0)  # the watch must have begun before a driver can block
+    name, events = capability.name, QuietEvents()
     try:
-        result = await asyncio.wait_for(instrument.run(good, events), capability.longest_s)
-        await asyncio.sleep(WATCH_S)
+        result, blocked = await _watched(instrument, capability, good, events)
+        if blocked >= LOOP_S:  # a busy computer, or libraries that load only once; a blocking driver does it again
+            again = replace(good, key=f"conformance-{uuid.uuid4().hex}")
+            blocked = min(blocked, (await _watched(instrument, capability, again, QuietEvents()))[1])
     except Exception as error:  # noqa: BLE001  a driver may raise anything; that is what is reported
         findings.that(f"{name}: a good order works", False, f"{type(error).__name__}: {error} ({describe_order(good)})")
         return None
-    finally:
-        watch.cancel()
     findings.that(f"{name}: a good order works", isinstance(result, Result), repr(result))
     # Catches: a blocking read in an async method; every other instrument stands still meanwhile.
-    findings.that(f"{name}: the event loop stays free", worst[0] < LOOP_S, f"blocked for {worst[0]:.2f} s")
+    findings.that(f"{name}: the event loop stays free", blocked < LOOP_S, f"blocked for {blocked:.2f} s")
     findings.that(f"{name}: the key comes back", result.key == good.key, f"{result.key} for {good.key}")
     findings.none_of(f"{name}: readings are as declared", _wrong_readings(capability, result))
     # Catches: "the plan succeeded though the motor had not moved".
@@ -369,6 +366,20 @@ async def _quiet(work: object, limit_s: float) -> tuple[bool, str]:
     except Exception as error:  # noqa: BLE001  a driver may raise anything; that is what is reported
         return False, f"{type(error).__name__}: {error}"
     return True, ""
+
+
+async def _watched(
+    instrument: Instrument, capability: Capability, order: Order, events: QuietEvents
+) -> tuple[Result, float]:
+    worst = [0.0]
+    watch = asyncio.create_task(_watch(worst))
+    await asyncio.sleep(0)  # the watch must have begun before a driver can block
+    try:
+        result = await asyncio.wait_for(instrument.run(order, events), capability.longest_s)
+        await asyncio.sleep(WATCH_S)
+    finally:
+        watch.cancel()
+    return result, worst[0]
 
 
 async def _watch(worst: list[float]) -> None:

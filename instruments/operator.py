@@ -89,7 +89,7 @@ class Operator:
         self.options = options
         self.folder = options.folder or tasks.default_folder()
         self._stops: dict[str, str] = {}
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, Events] = {}
 
     def description(self) -> Description:
         """Return the declared capability."""
@@ -142,7 +142,7 @@ class Operator:
         capability = capability_of(self.description(), order)
         numbers, choices = checked(capability, order)
         card = tasks.card(order, capability, numbers, choices, self.options.instructions)
-        self._waiting.add(order.key)  # before the card is out, so that no abort can miss it
+        self._waiting[order.key] = events  # before the card is out, so that no abort can miss it
         try:
             await asyncio.to_thread(tasks.issue, self.folder, card)
             await events.accepted({"key": order.key})
@@ -164,16 +164,16 @@ class Operator:
     async def attach(self, handle: JsonObject, events: Events) -> Result:
         """Wait for the answer to a card that is out already."""
         key = str(handle["key"])
-        self._waiting.add(key)
+        self._waiting[key] = events
         try:
             return await self._answer(key, events, self.options.longest_s)
         finally:
             self._forget(key)
 
     async def abort(self, reason: str) -> None:
-        """Withdraw the cards that this driver waits for."""
-        for key in self._waiting:
-            self._stops[key] = reason
+        """Withdraw the cards whose campaign wants them back; where none does, all that this driver waits for."""
+        wanted = [key for key, events in self._waiting.items() if events.abort_requested()]
+        self._stops.update(dict.fromkeys(wanted or self._waiting, reason))
 
     def _whereabouts(self, key: str) -> Whereabouts:
         card = tasks.read_card(self.folder, key)
@@ -212,5 +212,5 @@ class Operator:
             await asyncio.sleep(self.options.poll_s)
 
     def _forget(self, key: str) -> None:
-        self._waiting.discard(key)
+        self._waiting.pop(key, None)
         self._stops.pop(key, None)

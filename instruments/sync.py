@@ -227,8 +227,10 @@ class BlockingInstrument:
             raise
 
     async def abort(self, reason: str) -> None:
-        """Stop what runs; harmless when idle."""
+        """Stop the jobs whose campaign wants them to end; where none does, all of them. Harmless when idle."""
         jobs = list(self._jobs.values())
+        # An abort names no order: without this, one job past its deadline would end those of the other slots.
+        jobs = [job for job in jobs if job.abort_requested()] or jobs
         for job in jobs:
             job.request_stop()
         if jobs:

@@ -182,6 +182,24 @@ async def test_aborts_reach_a_sleeping_job_and_the_device() -> None:
     await oven.close()
 
 
+async def test_an_abort_spares_the_other_slots() -> None:
+    """An abort names no order: it ends the job whose campaign asked, and all of them only where none did."""
+    oven = Oven(lambda job: job.sleep(0.3), slots=2)
+    overdue, other = QuietEvents(speed=1.0), QuietEvents(speed=1.0)
+    jobs = [asyncio.create_task(oven.run(order(key=k), e)) for k, e in (("a", overdue), ("b", other))]
+    await asyncio.sleep(0.1)
+    overdue.abort = True
+    await oven.abort("the deadline of a has passed")
+    ended = await asyncio.gather(*jobs, return_exceptions=True)
+    assert isinstance(ended[0], Aborted)
+    assert isinstance(ended[1], Result)
+    jobs = [asyncio.create_task(oven.run(order(key=k), QuietEvents(speed=1.0))) for k in "ab"]
+    await asyncio.sleep(0.1)
+    await oven.abort("everything")
+    assert all(isinstance(end, Aborted) for end in await asyncio.gather(*jobs, return_exceptions=True))
+    await oven.close()
+
+
 async def test_strange_exceptions_become_faults() -> None:
     """What a driver did not expect is a fault of unknown effect that names the exception; a time-out stays one."""
     with pytest.raises(Fault, match="ZeroDivisionError") as caught:

@@ -185,6 +185,7 @@ async def test_what_it_declares() -> None:
     assert not (await potential().describe()).knows
 
 
+@pytest.mark.slow
 async def test_chgnet_relaxes_strontium_titanate() -> None:
     """The weights of the wheel give SrTiO3 a lattice constant within 2 % of the measured 3.905 angstrom."""
     driver = InteratomicPotential(PotentialOptions())

@@ -116,6 +116,7 @@ class Simulated:
         self.inner = options.inner()
         self._asked: Counter[str] = Counter()
         self._aborts: list[str] = []
+        self._waiting: list[Events] = []
 
     async def describe(self) -> Description:
         """Declare what the inner instrument can do, with the simulated duration.
@@ -158,7 +159,11 @@ class Simulated:
         checked(capability_of(await self.describe(), order), order)
         fault = self._fault(order)
         _raise_before(fault)
-        await self._wait(order, events)
+        self._waiting.append(events)
+        try:
+            await self._wait(order, events)
+        finally:
+            self._waiting.remove(events)
         result = await self.inner.run(order, events)
         if fault == "timed_out":
             message = "simulated: no answer in time; the work was done all the same"
@@ -166,8 +171,9 @@ class Simulated:
         return await self._spoiled(order, result, fault)
 
     async def abort(self, reason: str) -> None:
-        """Abort what runs."""
-        self._aborts.append(reason)
+        """Abort what the campaign wants to end; where it names nothing, all that runs."""
+        if not any(events.abort_requested() for events in self._waiting):
+            self._aborts.append(reason)
         await self.inner.abort(reason)
 
     async def lookup(self, key: str, handle: JsonObject | None) -> Whereabouts:
