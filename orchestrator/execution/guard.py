@@ -59,18 +59,17 @@ async def supervise(
     begun = clock.monotonic()
     task = asyncio.create_task(_at_work(work, clock))
     wished = asyncio.create_task(events.wish.wait())
-    aborted = ""
     try:
         await asyncio.wait((task, wished), timeout=deadline_s + GRACE_S, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            aborted = events.wish.reason
-            events.overdue = not aborted
-            await _end(task, instrument, aborted or f"no result within {deadline_s:g} s")
+            events.overdue = not events.wish.made
+            await _end(task, instrument, events.wish.reason or f"no result within {deadline_s:g} s")
     finally:
         wished.cancel()
         if not task.done():
             task.cancel()
-    return _outcome(task, aborted, in_time=clock.monotonic() - begun < deadline_s)
+    # A driver that looks at `abort_requested` may have ended before the guard came to it: that is our abort too.
+    return _outcome(task, events.wish.reason, in_time=clock.monotonic() - begun < deadline_s)
 
 
 async def _at_work(work: Coroutine[Any, Any, object], clock: Clock) -> object:

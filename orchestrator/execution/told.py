@@ -118,6 +118,8 @@ def _open(store: CampaignStore, name: str, step: StepInfo, who: str) -> AttemptI
     for attempt in store.open_attempts(name):
         if attempt.step_id == step.id:
             return attempt  # of an earlier `tell` that a crash cut short
+    if step.state is StepState.CLAIMED:  # for the blink of an eye in a living `tell`; so this one was killed in it
+        store.release_stale_claims(name)
     fence = store.claim(step.id, owner=who)
     order = Order(key="", capability="tell", label=store.trial(name, step.trial).candidate.label)
     try:
