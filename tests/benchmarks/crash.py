@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.crash             goes on where it was cut off
     python -m tests.benchmarks.crash --units 5   at most five units now
+    python -m tests.benchmarks.crash --fresh     also what was measured on other code than today's
 
 A unit is one seed in one class: 19 runs, one for each label; half of the runs are killed a second time while they
 recover. Seeded design mistakes are measured with the same harness, to show that its zeros mean something.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,13 @@ from tests.crash.mutants import MISTAKES
 
 SEEDS = 20
 MUTANT_SEEDS = 3
+SIDE_BY_SIDE = 2
 ROOT = HERE.parents[1]
 MEMORY = Path("/dev/shm")  # noqa: S108  fsync plays no part in the death of a process, so memory serves
 
 
-def measure(unit: Unit) -> Mapping[str, Any]:
-    """Run the cases of one unit in a harness process of its own."""
-    cases = [Case(**case) for case in unit.parameters["cases"]]
+def harness(cases: list[Case]) -> list[dict[str, Any]]:
+    """Run cases in a harness process of its own and return their findings."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         done = subprocess.run(
             [sys.executable, "-m", "tests.crash.harness", folder],
@@ -44,7 +46,15 @@ def measure(unit: Unit) -> Mapping[str, Any]:
         )
     if done.returncode != 0:
         raise RuntimeError(done.stderr)
-    findings = [json.loads(line)["finding"] for line in done.stdout.splitlines()]
+    return [json.loads(line)["finding"] for line in done.stdout.splitlines()]
+
+
+def measure(unit: Unit) -> Mapping[str, Any]:
+    """Run the cases of one unit, in two harness processes side by side: they wait more than they work."""
+    cases = [Case(**case) for case in unit.parameters["cases"]]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        parts = pool.map(harness, [cases[start::SIDE_BY_SIDE] for start in range(SIDE_BY_SIDE)])
+        findings = [finding for part in parts for finding in part]
     return {
         "runs": len(findings),
         "kills": sum(f["kills"] for f in findings),
@@ -113,13 +123,20 @@ def main() -> None:
     """Run what is missing; write the summary when all is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--units", type=int, default=None, help="run at most so many units now")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured on other code than now")
     parser.add_argument("--data", default=None, help="where public data lie; this benchmark needs none")
     chosen = parser.parse_args()
-    files = [*(ROOT / "tests" / "crash").glob("*.py"), Path(__file__)]
-    of = protocol(files, SEEDS, MUTANT_SEEDS)
     wanted = units()
+    of = protocol((ROOT / "tests" / "crash").glob("*.py"), [[unit.key, unit.parameters] for unit in wanted])
+    now = product()
     lines = run_missing(
-        "crash", wanted, measure, protocol=of, packages=("sqlalchemy", "sqlmodel", "pydantic"), most=chosen.units
+        "crash",
+        wanted,
+        measure,
+        protocol=of,
+        packages=("sqlalchemy", "sqlmodel", "pydantic"),
+        counts=lambda line: not chosen.fresh or line["result"]["product"] == now,
+        most=chosen.units,
     )
     unfired = sum(line["result"]["unfired"] for line in lines if not line["unit"].startswith("mistake"))
     if unfired:

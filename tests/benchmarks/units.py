@@ -60,6 +60,7 @@ def run_missing(
     *,
     protocol: str,
     packages: Sequence[str] = (),
+    counts: Callable[[Mapping[str, Any]], bool] = lambda _: True,
     most: int | None = None,
     results: Path = RESULTS,
 ) -> list[dict[str, Any]]:
@@ -71,6 +72,7 @@ def run_missing(
         work: measures one unit and returns JSON content.
         protocol: hash from `protocol`; lines of another protocol do not count.
         packages: distributions whose versions each line states.
+        counts: says of a line whether it still counts, such as whether it measured the present code.
         most: how many units to run at most now.
         results: folder of the lines.
 
@@ -80,7 +82,7 @@ def run_missing(
     """
     results.mkdir(exist_ok=True)
     path = results / f"{name}.jsonl"
-    done = {line["unit"]: line for line in _lines(path) if line["protocol"] == protocol}
+    done = {line["unit"]: line for line in _lines(path) if line["protocol"] == protocol and counts(line)}
     missing = [unit for unit in units if unit.key not in done]
     stated = {package: version(package) for package in packages}
     spent: list[float] = [line["seconds"] for line in done.values()]
