@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-A, B, X = ("K", "Rb", "Cs", "Ca", "Sr", "Ba"), ("Ti", "Zr", "Hf", "Sn", "Pb", "Ge"), ("O", "F", "Cl")
+TEMPERATURES = tuple(range(400, 800, 10))
+BEST = 640
 
 
-def energy(a: str, b: str, x: str) -> float:
-    """Return a smooth made-up energy in eV/atom, lowest at SrZrO3."""
-    return 0.05 * abs(A.index(a) - 4) + 0.08 * abs(B.index(b) - 1) + 0.1 * X.index(x)
+def strength(temperature: int) -> float:
+    """Return a smooth made-up strength in MPa, largest at `BEST` degC."""
+    return 90.0 - abs(temperature - BEST) / 5
+
+
+def table_options() -> dict[str, Any]:
+    """Return the options of an instrument that looks the strength up."""
+    return {
+        "file": "table.csv",
+        "match": "parameters",
+        "parameters": {"temperature": {"unit": "degC"}},
+        "outputs": {"strength": {"unit": "MPa"}},
+    }
 
 
 def write_campaign(folder: Path, **changes: Any) -> Path:
@@ -26,16 +36,15 @@ def write_campaign(folder: Path, **changes: Any) -> Path:
     Returns:
         The campaign file.
     """
-    lines = ["formula,energy", *(f"{a}{b}{x}3,{energy(a, b, x):.5f}" for a, b, x in product(A, B, X))]
+    lines = ["run,temperature,strength", *(f"T{t},{t},{strength(t):g}" for t in TEMPERATURES)]
     (folder / "table.csv").write_text("\n".join(lines), encoding="utf-8")
-    outputs = {"energy": {"unit": "eV/atom"}}
-    table = {"file": "table.csv", "match": "composition", "column": "formula", "outputs": outputs}
+    pool = {"path": "table.csv", "parameters": {"temperature": {"unit": "degC"}}, "label_column": "run"}
     content: dict[str, Any] = {
         "name": "small",
         "seed": 3,
-        "objectives": [{"property": "energy", "unit": "eV/atom", "goal": "minimize"}],
-        "space": {"use": "prototypes", "options": {"sites": {"A": list(A), "B": list(B), "X": list(X)}}},
-        "instruments": {"oven": {"use": "table_lookup", "options": table}},
+        "objectives": [{"property": "strength", "unit": "MPa", "goal": "maximize"}],
+        "space": {"use": "pool", "options": {**pool, "keep": ["strength"]}},
+        "instruments": {"oven": {"use": "table_lookup", "options": table_options()}},
         "procedure": [{"step": "fire", "instrument": "oven"}],
         "acquisition": {"use": "random"},
         "initial": {"use": "random", "trials": 3},
@@ -51,8 +60,6 @@ def write_campaign(folder: Path, **changes: Any) -> Path:
 
 def slow_oven(seconds: float, **faults: float) -> dict[str, Any]:
     """Return the instruments with an oven that takes its time, and may meet faults."""
-    outputs = {"energy": {"unit": "eV/atom"}}
-    table = {"file": "table.csv", "match": "composition", "column": "formula", "outputs": outputs}
-    inner = {"use": "table_lookup", "options": table}
+    inner = {"use": "table_lookup", "options": table_options()}
     options = {"instrument": inner, "duration_s": {"mean": seconds}, "faults": faults}
     return {"oven": {"use": "simulated", "options": options}}
