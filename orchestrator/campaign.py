@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -33,13 +33,13 @@ from orchestrator.execution.told import tell, tell_failed
 from orchestrator.planner import Parts, Planner
 from orchestrator.protocols import BoxSpace, CampaignView, Instrument
 from orchestrator.ranking import Best, rank
-from orchestrator.record.states import CampaignState, TrialState
+from orchestrator.record.states import CampaignState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import CampaignInfo, FitInfo, StepPlan, TrialInfo
+from orchestrator.standing import OPEN, Standing
 
 PERSON = "person"
 """Instrument name of a step that is measured by hand and told."""
-OPEN = frozenset({TrialState.PLANNED, TrialState.RUNNING})
 
 
 @dataclass(frozen=True)
@@ -210,9 +210,13 @@ class Campaign:
         """Whether people measure and tell, for want of a procedure."""
         return not self.config.procedure
 
+    def standing(self) -> Standing:
+        """Look at how the campaign stands now."""
+        return Standing(self.store, self.name, self.problem)
+
     def dataset(self) -> Dataset:
         """Read what is known, in the problem's units."""
-        return self.store.dataset(self.name, units=self.problem.units)
+        return self.standing().dataset
 
     def open_trials(self) -> list[TrialInfo]:
         """Read the trials that are planned or running."""
@@ -237,12 +241,13 @@ class Campaign:
         Returns:
             The new fit, or None where none was due or possible.
         """
-        dataset = self.dataset()
-        planned = self._planned_by_us()
-        if self.planner.is_initial(planned, dataset):
+        if not self.planner.learns:
             return None
-        fits = self.store.fits(self.name)
-        last = fits[-1] if fits else None
+        now = self.standing()
+        dataset = now.dataset
+        if self.planner.is_initial(now.planned, dataset):
+            return None
+        last = now.fits[-1] if now.fits else None
         if not self.planner.refit_due(dataset, last.report.labels if last else None):
             return None
         number = last.number + 1 if last else 1
@@ -279,15 +284,13 @@ class Campaign:
         Raises:
             SpaceExhausted: nothing is left to propose.
         """
-        dataset = self.dataset()
-        trials = self.store.trials(self.name)
-        decisions = self.store.decisions(self.name)
-        number = decisions[-1].number + 1 if decisions else 1
-        fits = self.store.fits(self.name) if self.planner.learns else []
-        planned = sum(trial.number > 0 for trial in trials) - self._imported(trials)
-        initial = self.planner.is_initial(planned, dataset) or (self.planner.learns and not fits)
-        if planned < self.config.initial.trials and initial and self.config.initial.use != IMPORTED:
-            q = min(q, self.config.initial.trials - planned)
+        now = self.standing()
+        dataset, trials = now.dataset, now.trials
+        number = now.decisions[-1].number + 1 if now.decisions else 1
+        fits = now.fits if self.planner.learns else []
+        initial = self.planner.is_initial(now.planned, dataset) or (self.planner.learns and not fits)
+        if initial and now.planned < self.config.initial.trials and self.config.initial.use != IMPORTED:
+            q = min(q, self.config.initial.trials - now.planned)
         fit = None if initial or not fits else fits[-1]
         pending = [trial.candidate for trial in trials if trial.state in OPEN]
         closed = frozenset(trial.candidate.id for trial in trials) | self.store.vetoes(self.name)
@@ -325,41 +328,49 @@ class Campaign:
         self.fit_if_due()
         return self.propose(q)
 
-    def stop_reason(self) -> str | None:
-        """Say why no further trial should be planned, or None."""
-        info = self.info
+    def stop_reason(self, now: Standing | None = None) -> str | None:
+        """Say why no further trial should be planned, or None.
+
+        Args:
+            now: how the campaign stands; looked up where it is not given.
+        """
+        now = now or self.standing()
+        info, budget, spent = now.info, self.problem.budget, now.info.spent
         if info.state is not CampaignState.ACTIVE:
             return f"{info.state.value.lower()}: {info.state_reason}" if info.state_reason else info.state.value.lower()
-        budget, spent = self.problem.budget, info.spent
-        if self.trials_left() == 0:
+        if self.trials_left(now) == 0:
             return f"budget: all {budget.trials} trials are used"
         if budget.hours is not None and spent.hours >= budget.hours:
             return f"budget: {spent.hours:.2f} of {budget.hours:g} hours are used"
         if budget.cost is not None and spent.cost + info.reserved_cost >= budget.cost:
             return f"budget: {spent.cost:g} of {budget.cost:g} cost units are used"
-        decisions = self.store.decisions(self.name)
-        view = CampaignView(
-            problem=self.problem,
-            dataset=self.dataset(),
-            spent=spent,
-            summary=decisions[-1].summary if decisions else None,
-            decisions=len(decisions),
-            summaries=tuple(d.summary for d in decisions),
-        )
         for name, rule in self.planner.parts.stopping.items():
+            summaries = tuple(decision.summary for decision in now.decisions)
+            view = CampaignView(
+                problem=self.problem,
+                dataset=now.dataset,
+                spent=spent,
+                summary=summaries[-1] if summaries else None,
+                decisions=len(summaries),
+                summaries=summaries,
+            )
             reason = rule.reason(view)
             if reason:
                 return f"{name}: {reason}"
         return None
 
-    def trials_left(self) -> int | None:
-        """Count the trials that the budget still allows to plan; None without a cap."""
+    def trials_left(self, now: Standing | None = None) -> int | None:
+        """Count the trials that the budget still allows to plan; None without a cap.
+
+        Args:
+            now: how the campaign stands; looked up where it is not given.
+        """
         cap = self.problem.budget.trials
         if cap is None:
             return None
-        info = self.info
-        waiting = sum(trial.started_at is None for trial in self.open_trials())
-        return max(0, cap - info.spent.trials - info.reserved_trials - waiting)
+        now = now or self.standing()
+        waiting = sum(trial.started_at is None for trial in now.open_trials)
+        return max(0, cap - now.info.spent.trials - now.info.reserved_trials - waiting)
 
     def derive(self) -> None:
         """Compute the derived properties of the completed trials that lack them."""
@@ -449,14 +460,6 @@ class Campaign:
     def _parameter_units(self) -> dict[str, str]:
         space = self.planner.parts.space
         return {axis.name: axis.unit for axis in space.axes()} if isinstance(space, BoxSpace) else {}
-
-    def _imported(self, trials: Sequence[TrialInfo]) -> int:
-        imported = {d.number for d in self.store.decisions(self.name) if d.purpose == "imported"}
-        return sum(trial.decision in imported for trial in trials)
-
-    def _planned_by_us(self) -> int:
-        trials = self.store.trials(self.name)
-        return len(trials) - self._imported(trials)
 
     def _usable_parent(self, last: FitInfo | None) -> FitInfo | None:
         """A fit is a parent only for the same surrogate under the same modelled properties."""

@@ -149,14 +149,12 @@ class _Turns:
         """Plan as many trials as are free, if enough are."""
         config = self.campaign.config
         while not (self.exhausted or self.blocked):
-            free = config.parallel - len(self.campaign.open_trials())
-            if free < config.plan_when_free or self.campaign.stop_reason() is not None:
+            now = self.campaign.standing()
+            free = config.parallel - len(now.open_trials)
+            if free < config.plan_when_free or self.campaign.stop_reason(now) is not None:
                 return
-            left = self.campaign.trials_left()
-            if left == 0:
-                return
-            initial = config.initial.trials
-            q = max(free, initial) if not self.campaign.store.decisions(self.campaign.name) else free
+            left = self.campaign.trials_left(now)
+            q = free if now.decisions else max(free, config.initial.trials)
             try:
                 await self.hooks.fit(lambda: self._apart(self.campaign.fit_if_due))
                 plan = await self.hooks.propose(
@@ -216,11 +214,10 @@ def _news(campaign: Campaign, trial: TrialInfo) -> str:
     label = f"trial {trial.number} {trial.candidate.label}"
     if trial.state is not TrialState.COMPLETED:
         return f"{label}: {trial.state.value.lower()} {trial.reason}".rstrip()
-    properties = campaign.problem.properties
-    rows = {row.property: row for row in campaign.dataset().rows if row.trial == trial.number}
+    wanted = campaign.problem.properties
     values = [
-        f"{name} = {row.value:.4g} {campaign.problem.units[name]}"
-        for name in properties
-        if (row := rows.get(name)) is not None and row.value is not None
+        f"{m.property} = {m.value:.4g} {m.unit}"
+        for m in campaign.store.measurements(campaign.name, trial=trial.number)
+        if m.property in wanted
     ]
     return f"{label}: {', '.join(values) or 'measured'}"
