@@ -46,7 +46,15 @@ LAYERS: tuple[Layer, ...] = ("conv1", "conv2", "conv3", "readout")
 POOLS = ("mean", "spread", "largest", "smallest")
 WIDTH = 64
 """Features an atom in CHGNet 0.3.0."""
-SCALARS = ("energy", "interaction_energy", "magmom_mean", "magmom_largest", "volume_per_atom", "density")
+Scalar = Literal["energy", "interaction_energy", "magmom_mean", "magmom_largest", "volume_per_atom", "density"]
+SCALARS: tuple[Scalar, ...] = (
+    "energy",
+    "interaction_energy",
+    "magmom_mean",
+    "magmom_largest",
+    "volume_per_atom",
+    "density",
+)
 DIMENSION = len(LAYERS) * len(POOLS) * WIDTH + len(SCALARS)
 FEW_FILES = 32
 """Cache files above which they are merged into one."""
@@ -72,9 +80,9 @@ def columns(layers: Sequence[Layer], pools: Sequence[str] = POOLS) -> tuple[int,
     return tuple(start + k for start in starts for k in range(WIDTH))
 
 
-def scalar_columns() -> tuple[int, ...]:
-    """Return the columns of `SCALARS`."""
-    return tuple(range(DIMENSION - len(SCALARS), DIMENSION))
+def scalar_columns(names: Sequence[Scalar] = SCALARS) -> tuple[int, ...]:
+    """Return the columns of some of `SCALARS`, in the order given."""
+    return tuple(DIMENSION - len(SCALARS) + SCALARS.index(name) for name in names)
 
 
 def features(crystals: Sequence[Crystal]) -> Array:

@@ -8,18 +8,18 @@ answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.networks import composition, pretrained
 from orchestrator.networks.crystals import crystals_of
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Scaling
-from orchestrator.surrogates.gaussian import Design, GaussianSurrogate
+from orchestrator.surrogates.gaussian import Design, WithBotorch
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised
 
@@ -46,13 +46,17 @@ class PotentialGaussianProcessOptions(Options):
     structure: Literal["joint", "additive"] = Field(
         default="additive", description="one function of all blocks, or a sum of one function a block"
     )
+    scalars: tuple[pretrained.Scalar, ...] = Field(
+        default=pretrained.SCALARS, min_length=1, description="columns of the block energies"
+    )
     mean: Literal["constant", "linear", "zero_shot"] = Field(
         default="linear",
-        description="linear: a straight line in every block besides; zero_shot: in the potential's own energies only",
+        description="linear: a straight line in every block besides; zero_shot: in the potential's own energy beyond its"
+        " element references only, so that its ranking is there before the first label",
     )
 
 
-class PotentialGaussianProcess(GaussianSurrogate):
+class PotentialGaussianProcess(WithBotorch):
     """Gaussian process on frozen CHGNet features.
 
     Args:
@@ -94,8 +98,11 @@ class PotentialGaussianProcess(GaussianSurrogate):
             terms = [Term(kernel, (group,)) for group in groups.values()]
         else:
             terms = [Term(kernel, tuple(groups.values()))]
-        straight = {"constant": (), "zero_shot": ("energies",), "linear": tuple(groups)}[self.options.mean]
-        terms += [Term("linear", (group,)) for name, group in groups.items() if name in straight]
+        if self.options.mean == "linear":
+            terms += [Term("linear", (group,)) for group in groups.values()]
+        if self.options.mean == "zero_shot":
+            place = self.options.scalars.index("interaction_energy")
+            terms.append(Term("linear", ((groups["energies"][place],),)))
         return Design(Scaling.standardise(raw, floors), tuple(terms))
 
     def _encode(self, candidates: Sequence[Candidate]) -> Array:
@@ -106,7 +113,7 @@ class PotentialGaussianProcess(GaussianSurrogate):
             return composition.statistics(candidates)
         everything = pretrained.features(crystals_of(candidates))
         if name == "energies":
-            return everything[:, list(pretrained.scalar_columns())]
+            return everything[:, list(pretrained.scalar_columns(self.options.scalars))]
         chosen = everything[:, list(pretrained.columns(self.options.layers, self.options.pools))]
         if self._projection is None or self._centre is None:
             return chosen
