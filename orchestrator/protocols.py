@@ -223,6 +223,17 @@ class FiniteSpace(SearchSpace, Protocol):
         """
 
 
+@runtime_checkable
+class HasParameterUnits(Protocol):
+    """Mix-in of listed spaces whose candidates carry process parameters: says in which units they stand.
+
+    Without it the unit that the instrument declares is meant. A box says it in its axes.
+    """
+
+    def parameter_units(self) -> Mapping[str, str]:
+        """Return the unit of each numeric parameter."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """One dimension of a box.

@@ -11,8 +11,10 @@ import pytest
 
 from orchestrator.config.amendments import differences, refuse_amendment
 from orchestrator.config.check import check
+from orchestrator.config.procedure import ProcedureCheck, offered
 from orchestrator.config.read import load_campaign, load_lab
 from orchestrator.config.schema import CampaignConfig, FixedInput, FromInput
+from orchestrator.domain import Candidate
 from orchestrator.errors import ConfigError
 
 GOOD = """\
@@ -201,6 +203,42 @@ def test_reading_and_the_checks_load_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_units_of_listed_parameters_are_compared(tmp_path: Path) -> None:
+    """A list whose parameters stand in another unit than the instrument's is converted before bounds are checked."""
+
+    class Kelvin:
+        def offers(self) -> frozenset[str]:
+            return frozenset({"parameters"})
+
+        def sample(self, n: int, seed: int) -> list[Candidate]:
+            return self.candidates()[:n]
+
+        def summary(self) -> dict[str, object]:
+            return {}
+
+        def candidates(self) -> list[Candidate]:
+            return [Candidate.make(label=f"{t}", parameters={"temperature": t, "time": 2.0}) for t in (1300.0, 1500.0)]
+
+        def get(self, candidate_id: str) -> Candidate:
+            return next(c for c in self.candidates() if c.id == candidate_id)
+
+        def parameter_units(self) -> dict[str, str]:
+            return {"temperature": self.unit, "time": "hour"}
+
+    loaded = load_campaign(write(tmp_path))
+    for unit, fits in (("kelvin", True), ("degC", False)):
+        space = Kelvin()
+        space.unit = unit
+        assert offered(space)["temperature"].unit == unit
+        descriptions = check(loaded).descriptions
+        procedure = ProcedureCheck(loaded.config, loaded.lab, descriptions, space, loaded.source)
+        if fits:
+            procedure.run()
+        else:
+            with pytest.raises(ConfigError, match="takes 900 to 1400 degC"):
+                procedure.run()
 
 
 # --- amendments -----------------------------------------------------------------------------------------------------

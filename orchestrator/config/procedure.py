@@ -11,7 +11,7 @@ from orchestrator.config.schema import CampaignConfig, FixedInput, FromInput, La
 from orchestrator.config.source import Path_, Source
 from orchestrator.domain import Capability, Description, Output, Parameter
 from orchestrator.errors import ConfigError
-from orchestrator.protocols import Axis, BoxSpace, FiniteSpace, SearchSpace
+from orchestrator.protocols import Axis, BoxSpace, FiniteSpace, HasParameterUnits, SearchSpace
 from orchestrator.units import convert, same_dimension
 
 STRUCTURE = "structure"
@@ -46,6 +46,7 @@ def offered(space: SearchSpace) -> dict[str, Offered]:
         return {axis.name: _of_axis(axis) for axis in space.axes()}
     found: dict[str, Offered] = {}
     if isinstance(space, FiniteSpace) and "parameters" in space.offers():
+        units = space.parameter_units() if isinstance(space, HasParameterUnits) else {}
         values: dict[str, list[float | str]] = {}
         for candidate in space.candidates():
             for name, value in candidate.parameters.items():
@@ -53,7 +54,7 @@ def offered(space: SearchSpace) -> dict[str, Offered]:
         for name, seen in values.items():
             numbers = [v for v in seen if not isinstance(v, str)]
             found[name] = Offered(
-                unit=None,
+                unit=units.get(name),
                 low=min(numbers, default=math.nan),
                 high=max(numbers, default=math.nan),
                 choices=frozenset(v for v in seen if isinstance(v, str)),
