@@ -54,12 +54,16 @@ ELEMENTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(["Sm", "Gd"], (*METALS, "alpha_sm")),
     **dict.fromkeys(["Si", "Ge"], ("diamond", "beta_tin")),
     **dict.fromkeys(["Sb", "Bi"], ("alpha_arsenic", "bcc")),
-    **dict.fromkeys(["Cl", "Br", "I"], ("iodine",)),
     "Sn": ("diamond", "beta_tin", "fcc"), "In": ("indium", "fcc"), "Ga": ("alpha_gallium", "fcc"),
     "Mn": (*METALS, "alpha_manganese"), "Hg": ("alpha_mercury", "fcc"),
-    "O": ("alpha_oxygen",), "F": ("alpha_oxygen", "iodine"),
 }  # fmt: skip
-"""Structures tried for an element; those not named are tried as simple metals. Molecules are molecular crystals."""
+"""Structures tried for an element; those not named are tried as simple metals."""
+MOLECULES: Mapping[str, tuple[str, float]] = {
+    "O": ("alpha_oxygen", 17.4), "F": ("chlorine", 16.0), "Cl": ("chlorine", 27.5), "Br": ("bromine", 33.6),
+    "I": ("iodine", 40.7),
+}  # fmt: skip
+"""Molecular crystal, and measured volume in cubic angstrom per atom at low temperature. The cell is kept: the potential
+does not hold molecules together, and lone molecules are outside of what it was trained on."""
 
 LARGE = frozenset(["Ca", "Sr", "Ba", "Pb", "Sn", "Eu", "Yb", "Sm"])
 """Divalent ions large enough for nine neighbours."""
@@ -91,6 +95,8 @@ class Start:
 
     prototype: str
     structure: Structure
+    cell: bool = True
+    """Whether the cell is relaxed too."""
 
     @property
     def formula(self) -> str:
@@ -109,7 +115,7 @@ def starts(cations: Mapping[str, Sequence[int]] = STATES, anions: Mapping[str, i
         Structures in which ions, atoms or molecules just touch.
     """
     for element in sorted({*cations, *anions}):
-        for name in ELEMENTS.get(element, METALS):
+        for name in (MOLECULES[element][0],) if element in MOLECULES else ELEMENTS.get(element, METALS):
             yield element_start(element, name)
     for cation, tried in cations.items():
         for anion, charge in anions.items():
@@ -124,10 +130,12 @@ def starts(cations: Mapping[str, Sequence[int]] = STATES, anions: Mapping[str, i
 
 
 def element_start(element: str, name: str) -> Start:
-    """Build an element in a prototype whose closest atoms touch, by metallic or covalent radius."""
-    data = Element(element)
-    size = 0.66 if element == "O" else 0.71 if element == "F" else float(data.atomic_radius)  # the bonds of O2 and F2
-    return Start(name, touching(prototypes()[name].decorate({"atom": element}), {element: size}, unlike=False))
+    """Build an element in a prototype: atoms that touch by their atomic radius, molecules in their measured cell."""
+    structure = prototypes()[name].decorate({"atom": element})
+    if element in MOLECULES:
+        structure.scale_lattice(MOLECULES[element][1] * len(structure))
+        return Start(name, structure, cell=False)
+    return Start(name, touching(structure, {element: float(Element(element).atomic_radius)}, unlike=False))
 
 
 def binary_start(name: str, cation: str, state: int, anion: str, charge: int) -> Start:
@@ -167,11 +175,11 @@ class Relaxer:
         network = CHGNet.load(model_name="0.3.0", use_device="cpu", verbose=False)
         self._calculator = CHGNetCalculator(network, use_device="cpu")
 
-    def relax(self, structure: Structure, fmax: float) -> tuple[Structure, float, bool]:
-        """Relax cell and positions.
+    def relax(self, start: Start, fmax: float) -> tuple[Structure, float, bool]:
+        """Relax positions, and the cell unless it is kept.
 
         Args:
-            structure: start.
+            start: structure.
             fmax: largest force allowed at the end, in eV/angstrom.
 
         Returns:
@@ -180,9 +188,9 @@ class Relaxer:
         from ase.filters import FrechetCellFilter  # noqa: PLC0415  only the recipe needs it
         from ase.optimize import BFGS  # noqa: PLC0415  the same
 
-        atoms = structure.to_ase_atoms()
+        atoms = start.structure.to_ase_atoms()
         atoms.calc = self._calculator
-        converged = BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=fmax, steps=STEPS)
+        converged = BFGS(FrechetCellFilter(atoms) if start.cell else atoms, logfile=None).run(fmax=fmax, steps=STEPS)
         relaxed = Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions())
         return relaxed, float(atoms.get_potential_energy()) / len(atoms), bool(converged)
 
@@ -194,7 +202,7 @@ def relaxed_phase(start: Start, relaxer: Relaxer, fmax: float = COARSE) -> Phase
         MaterialError: the relaxation left what the potential knows: atoms on top of each other, a collapsed or blown-up
             cell, or no finite energy.
     """
-    structure, energy, converged = relaxer.relax(start.structure, fmax)
+    structure, energy, converged = relaxer.relax(start, fmax)
     ratio = structure.volume / start.structure.volume
     if not (np.isfinite(energy) and SHRUNK < ratio < GROWN):
         message = f"{start.formula} ({start.prototype}): {energy} eV/atom at {ratio:.2f} of the start volume"
@@ -205,7 +213,8 @@ def relaxed_phase(start: Start, relaxer: Relaxer, fmax: float = COARSE) -> Phase
 
 def refined(phase: Phase, relaxer: Relaxer) -> Phase:
     """Relax a coarsely relaxed phase further."""
-    return relaxed_phase(Start(phase.prototype, to_pymatgen(phase.crystal)), relaxer, FINE)
+    cell = not set(phase.crystal.species) <= set(MOLECULES)
+    return relaxed_phase(Start(phase.prototype, to_pymatgen(phase.crystal), cell=cell), relaxer, FINE)
 
 
 def _rounded(crystal: Crystal) -> Crystal:
