@@ -51,9 +51,16 @@ class PotentialGaussianProcessOptions(Options):
     )
     mean: Literal["constant", "linear", "zero_shot"] = Field(
         default="linear",
-        description="linear: a straight line in every block besides; zero_shot: in the potential's own energy beyond its"
-        " element references only, so that its ranking is there before the first label",
+        description="linear: a straight line in every block besides; zero_shot: in the potential's interaction energy"
+        " only, so that its ranking is there before the first label",
     )
+
+    @model_validator(mode="after")
+    def _zero_shot_has_its_column(self) -> Self:
+        if self.mean == "zero_shot" and not ("energies" in self.features and "interaction_energy" in self.scalars):
+            message = "'mean: zero_shot' needs the block energies in 'features', with interaction_energy in 'scalars'"
+            raise ValueError(message)
+        return self
 
 
 class PotentialGaussianProcess(WithBotorch):
