@@ -312,20 +312,26 @@ def test_nothing_happened_so_it_is_tried_three_times(store: CampaignStore, error
     assert spent.trials == 1
 
 
-def test_the_fourth_try_is_not_made(store: CampaignStore) -> None:
-    """After three tries the trial fails, with the reason, and nothing is spent on it."""
-    kiln = Kiln(*[Busy(f"try {n}") for n in range(9)])
-    carry(store, kiln, 1)
-    assert len(kiln.orders) == 3
-    trial = store.trial(NAME, 1)
-    assert trial.state is TrialState.FAILED
-    assert "try 2" in trial.steps[0].reason
-    assert store.campaign(NAME).spent.trials == 0
+@pytest.mark.parametrize("error", [Busy("in use"), Interlocked("door open"), Fault("no power", effect=Effect.NONE)])
+def test_an_instrument_that_cannot_go_on_pauses_the_campaign(store: CampaignStore, error: Exception) -> None:
+    """Nothing happened, and it is not the candidate's fault: no trial fails, nothing is spent, a person is needed."""
+    kiln = Kiln(*[error] * 9)
+    carry(store, kiln, 1, 2)
+    assert len(kiln.orders) == (3 if isinstance(error, Busy) else 1)
+    assert [t.steps[0].state for t in store.trials(NAME)] == [StepState.PLANNED] * 2
+    campaign = store.campaign(NAME)
+    assert (campaign.state, campaign.spent.trials, campaign.reserved_trials) == (CampaignState.PAUSED, 0, 0)
+    assert "'kiln'" in campaign.state_reason
+    assert str(error) in campaign.state_reason
+    assert store.dataset(NAME).rows == ()
+    store.set_state(NAME, CampaignState.ACTIVE, actor="Ada", reason="switched on")
+    carry(store, Kiln(Busy("in use")), 1)
+    assert store.trial(NAME, 1).state is TrialState.COMPLETED
 
 
-@pytest.mark.parametrize("error", [Rejected("no"), Interlocked("door open"), Aborted("by hand"), BadData("noise")])
+@pytest.mark.parametrize("error", [Rejected("no"), Aborted("by hand"), BadData("noise")])
 def test_what_must_not_be_repeated_fails_at_once(store: CampaignStore, error: Exception) -> None:
-    """Refusals, interlocks, aborts and bad data of a real act are never repeated by themselves."""
+    """Refusals, aborts and bad data of a real act are never repeated by themselves."""
     kiln = Kiln(error)
     carry(store, kiln, 1)
     assert len(kiln.orders) == 1
@@ -538,7 +544,7 @@ def test_a_time_out_on_a_queryable_instrument_is_looked_up(store: CampaignStore)
 
 
 def test_never_started_needs_a_second_look_after_the_longest_delivery(store: CampaignStore) -> None:
-    """ "Not found" is believed only after `delivery_s`; an order that arrives meanwhile is found and not repeated."""
+    """An empty log is believed only after `delivery_s`; an order that arrives meanwhile is found and not repeated."""
     kiln = Logged()
 
     async def late(order: Order, events: Events) -> Result:

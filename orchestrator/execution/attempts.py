@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from orchestrator.config.schema import ParameterEnvelope, StepConfig
@@ -42,7 +43,7 @@ from orchestrator.execution.raw import pack, unpack
 from orchestrator.execution.retry import Next, is_computation, verdict
 from orchestrator.protocols import Instrument, Recoverable
 from orchestrator.record.crash_points import reached
-from orchestrator.record.states import AttemptState
+from orchestrator.record.states import AttemptState, CampaignState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import AttemptInfo, StepInfo, TrialInfo
 
@@ -113,6 +114,8 @@ class Attempts:
         self.name = name
         self.clock = clock
         self.on_progress = on_progress
+        # A person who starts the campaign anew allows the tries of the retry table anew.
+        self._earlier = max((attempt.id for attempt in store.attempts(name)), default=0)
 
     # --- the ordinary way -----------------------------------------------------------------------------------------
 
@@ -216,11 +219,13 @@ class Attempts:
             return self.hold(attempt, reason)
         if what.next is Next.LOOK_UP:
             return await self.look_up(work, attempt, tries, ended=outcome.ended, because=reason)
-        if what.next is not Next.FAIL:
+        if what.next in (Next.RETRY, Next.SEND_AGAIN):
             self.tell(work, f"{reason}; again in {what.wait_s:g} s")
         if what.next is Next.SEND_AGAIN:
             await self.wait(work.wish, what.wait_s)
             return not work.wish.made and await self.perform(work, attempt, tries + 1)
+        if what.next is Next.PAUSE:
+            return self._pause(work, attempt, error, reason)
         retry = what.next is Next.RETRY
         self.store.end_attempt(attempt.id, AttemptState.FAILED, retry=retry, reason=reason, effect=error.effect.value)
         if retry:
@@ -231,6 +236,15 @@ class Attempts:
         """Leave an attempt UNKNOWN, which keeps its slot and its budget until a person answers."""
         if self.store.attempt(attempt.id).state is not AttemptState.UNKNOWN:
             self.store.advance(attempt.id, AttemptState.UNKNOWN, effect=Effect.UNKNOWN.value, note=why)
+        return False
+
+    def _pause(self, work: Work, attempt: AttemptInfo, error: InstrumentError, reason: str) -> bool:
+        """Plan the step again, and pause the campaign until a person has seen to the instrument."""
+        self.store.end_attempt(attempt.id, AttemptState.FAILED, retry=True, reason=reason, effect=error.effect.value)
+        self.tell(work, reason)
+        with suppress(IllegalTransition):  # it is paused or stopped already
+            why = f"instrument {work.step.instrument!r} cannot go on: {reason}"
+            self.store.set_state(self.name, CampaignState.PAUSED, actor="matloop", reason=why)
         return False
 
     def _stopped(self, work: Work, attempt: AttemptInfo, error: InstrumentError, why: str) -> bool:
@@ -248,7 +262,7 @@ class Attempts:
         return sum(
             past.state is AttemptState.FAILED and past.effect == effect.value and not past.note.startswith(STOPPED)
             for past in self.store.attempts(self.name, trial=attempt.trial)
-            if past.step_id == attempt.step_id
+            if past.step_id == attempt.step_id and past.id > self._earlier
         )
 
     # --- after a crash, or when a job was lost sight of -----------------------------------------------------------

@@ -161,7 +161,8 @@ class Executor:
             trial_number: of the trial.
 
         Returns:
-            The trial. It has ended, unless the campaign was stopped or paused, or one of `questions` is about it.
+            The trial. It has ended, unless the campaign was stopped or paused (an instrument that cannot go on pauses
+            it), or one of `questions` is about it.
 
         Raises:
             Unanswered: its instrument is held by an UNKNOWN attempt, and nothing else is running that could go on.

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.domain import Capability, Description, Recovery
-from orchestrator.errors import BadData, Busy, Effect, InstrumentError, NotConnected, ProtocolDesync, TimedOut
+from orchestrator.errors import (
+    Aborted,
+    BadData,
+    Busy,
+    Effect,
+    InstrumentError,
+    NotConnected,
+    ProtocolDesync,
+    Rejected,
+    TimedOut,
+)
 
 REAL = "real"
 """Fidelity of capabilities whose work is a physical act; every other kind is a computation."""
@@ -23,7 +33,10 @@ class Next(StrEnum):
     RETRY = "retry"
     """A new attempt, after a wait."""
     FAIL = "fail"
-    """The step and its trial fail, with the reason."""
+    """The step and its trial fail, with the reason: evidence about the candidate."""
+    PAUSE = "pause"
+    """The step is planned again and the campaign pauses: the instrument is in the way, not the candidate. An unplugged
+    instrument must not turn one candidate after the other into a failure."""
     SEND_AGAIN = "send again"
     """The same attempt with the same key: the instrument returns the job that it knows."""
     LOOK_UP = "look up"
@@ -49,15 +62,16 @@ class Rule:
     why: str
 
 
-NOTHING_HAPPENED: Mapping[type[InstrumentError], Rule] = {
-    NotConnected: Rule(3, 5.0, Next.FAIL, "nothing was sent; links and servers come back"),
-    Busy: Rule(3, 10.0, Next.FAIL, "somebody else is using it; they finish"),
-    TimedOut: Rule(3, 5.0, Next.FAIL, "the driver knows that nothing was sent"),
-    ProtocolDesync: Rule(3, 5.0, Next.FAIL, "the driver knows that nothing was sent; a fresh session heals it"),
-}
-"""Effect none: the order had no effect at all."""
-REFUSED = Rule(1, 0.0, Next.FAIL, "the same order would be refused again, or a person is needed first")
-"""Effect none, any other error: Rejected, Interlocked, Fault."""
+PASSING = (NotConnected, Busy, TimedOut, ProtocolDesync)
+"""Errors that, with effect none, pass by themselves: links come back, others finish, a fresh session heals."""
+NOTHING_HAPPENED = Rule(3, 10.0, Next.PAUSE, "nothing was sent; links come back and others finish")
+"""Effect none, a passing error."""
+NOTHING_COMPUTED = Rule(5, 0.2, Next.PAUSE, "nothing was sent, and asking a computer again costs nothing")
+"""The same of a computation."""
+REFUSED = Rule(1, 0.0, Next.FAIL, "the same order would be refused again")
+"""Effect none: Rejected, Aborted; of a computation, any error that does not pass."""
+OUT_OF_ORDER = Rule(1, 0.0, Next.PAUSE, "a person must see to the instrument first")
+"""Effect none: Interlocked, Fault and the like, of a real act."""
 STARTED = Rule(1, 0.0, Next.FAIL, "the work was begun, so the sample is spent")
 DONE_REAL = Rule(1, 0.0, Next.FAIL, "the work was done; repeating it would use another sample")
 DONE_COMPUTED = Rule(2, 0.0, Next.FAIL, "a computation may be repeated once; the same bad answer twice is its answer")
@@ -120,7 +134,7 @@ def _rule(error: InstrumentError, description: Description, capability: Capabili
     if error.effect is Effect.DONE:
         repeatable = isinstance(error, BadData) and is_computation(description, capability)
         return DONE_COMPUTED if repeatable else DONE_REAL
-    for kind, rule in NOTHING_HAPPENED.items():
-        if isinstance(error, kind):
-            return rule
-    return REFUSED
+    computed = is_computation(description, capability)
+    if isinstance(error, PASSING):
+        return NOTHING_COMPUTED if computed else NOTHING_HAPPENED
+    return REFUSED if computed or isinstance(error, Rejected | Aborted) else OUT_OF_ORDER

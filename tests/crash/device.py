@@ -119,6 +119,7 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
 if __name__ == "__main__":
     with Server(Path(sys.argv[1])) as server:
+        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends with the harness
         sys.stdout.write("READY\n")
         sys.stdout.flush()
         server.serve_forever()

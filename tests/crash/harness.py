@@ -118,6 +118,7 @@ class Harness:
         """Start the instrument, prepare the campaign that every run begins with, and warm up."""
         self._device = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("device.py")), str(self._folder)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -135,10 +136,7 @@ class Harness:
     def __exit__(self, *_: object) -> None:
         """End the instrument."""
         assert self._device is not None
-        self._device.kill()
-        self._device.wait()
-        if self._device.stdout is not None:
-            self._device.stdout.close()
+        self._device.communicate()  # closes its standard input, at which it ends
 
     def run(self, case: Case) -> Finding:
         """Carry out one case and judge it."""
