@@ -64,16 +64,7 @@ def make_engine(where: str | Path, *, create: bool) -> Engine:
         StoreError: there is no such file, or its file system cannot be trusted with locks.
     """
     text = str(where)
-    if is_postgresql(text):
-        engine = _postgresql(text)
-    else:
-        if "://" in text:
-            message = (
-                f"a store at {text.split('://', maxsplit=1)[0]}://… is not supported; "
-                "give the path of an SQLite file or postgresql+psycopg://user@host/database"
-            )
-            raise StoreError(message)
-        engine = _sqlite(Path(text), create=create)
+    engine = _postgresql(text) if is_postgresql(text) else _sqlite(Path(text), create=create)
     _close_in_children(engine)
     return engine
 

@@ -62,7 +62,9 @@ def hold(folder: Path, campaign: int, name: str, engine: Engine, *, who: str) ->
         else:
             yield
     finally:
-        _descriptors.discard(descriptor)
+        if descriptor in _descriptors:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child has not closed its copy
+            _descriptors.discard(descriptor)
         os.close(descriptor)
 
 

@@ -152,38 +152,24 @@ class Knowledge(StorePart):
         Raises:
             StoreError: the number is not the next one, a proposal is not storable, or a candidate has a trial already.
         """
-        if not steps:
-            message = "a trial needs at least one step; the campaign's procedure is empty"
-            raise StoreError(message)
+        given: dict[str, Any] = {
+            "number": number,
+            "policy": policy,
+            "purpose": purpose,
+            "seen": seen,
+            "seen_sha256": seen_sha256,
+            "pending": pending,
+            "closed_sha256": closed_sha256,
+            "fit": fit,
+            "seed": seed,
+            "device": device,
+            "threads": threads,
+            "seconds": seconds,
+            "summary": summary,
+        }
 
         def work(write: Write) -> list[int]:
-            _want_next(write, tables.decision, "decision", number)
-            decision = write.insert(
-                tables.decision,
-                campaign_id=write.campaign,
-                number=number,
-                policy=policy,
-                purpose=purpose,
-                seen=codec.to_text(sorted(int(token) for token in seen), "the rows seen"),
-                seen_sha256=seen_sha256,
-                pending=codec.to_text(list(pending), "the pending candidates"),
-                closed_sha256=closed_sha256,
-                fit_id=fit,
-                seed=seed,
-                device=device,
-                threads=threads,
-                summary=codec.to_text(codec.summary_to_json(summary), "the summary"),
-                seconds=seconds,
-                revision=current(write).revision,
-                at=write.now,
-            )
-            count = select(func.count()).select_from(tables.trial).where(tables.trial.c.campaign_id == write.campaign)
-            first = write.connection.execute(count).scalar_one() + 1
-            made = [
-                _plan_trial(write, proposal, steps, decision=decision, position=i, number=first + i, purpose=purpose)
-                for i, proposal in enumerate(proposals)
-            ]
-            numbers = [first + i for i in range(len(made))]
+            numbers = write_decision(write, proposals, steps, **given)
             write.event("decision", policy, note=f"decision {number} ({purpose}): trials {numbers}")
             return numbers
 
@@ -314,6 +300,51 @@ def _plan_trial(
             attempts=0,
         )
     return trial
+
+
+def write_decision(
+    write: Write,
+    proposals: Sequence[Proposal],
+    steps: Sequence[StepPlan],
+    *,
+    number: int,
+    purpose: str,
+    seen: Sequence[int],
+    pending: Sequence[str],
+    fit: int | None,
+    summary: DecisionSummary,
+    **plain: Any,
+) -> list[int]:
+    """Append a decision with its candidates, proposals, trials and steps; see `Knowledge.record_decision`.
+
+    Returns:
+        The numbers of the new trials.
+
+    Raises:
+        StoreError: the number is not the next one, there are no steps, or a candidate has a trial already.
+    """
+    if not steps:
+        message = "a trial needs at least one step; the campaign's procedure is empty"
+        raise StoreError(message)
+    _want_next(write, tables.decision, "decision", number)
+    decision = write.insert(
+        tables.decision,
+        campaign_id=write.campaign,
+        number=number,
+        purpose=purpose,
+        seen=codec.to_text(sorted(int(token) for token in seen), "the rows seen"),
+        pending=codec.to_text(list(pending), "the pending candidates"),
+        fit_id=fit,
+        summary=codec.to_text(codec.summary_to_json(summary), "the summary"),
+        revision=current(write).revision,
+        at=write.now,
+        **plain,
+    )
+    count = select(func.count()).select_from(tables.trial).where(tables.trial.c.campaign_id == write.campaign)
+    first = write.connection.execute(count).scalar_one() + 1
+    for i, proposal in enumerate(proposals):
+        _plan_trial(write, proposal, steps, decision=decision, position=i, number=first + i, purpose=purpose)
+    return [first + i for i in range(len(proposals))]
 
 
 def _keep_candidate(write: Write, candidate: Candidate) -> int:

@@ -200,7 +200,8 @@ class _Trial:
 
 def _trials(connection: Connection, campaign: int) -> dict[int, _Trial]:
     trial, step = tables.trial, tables.step
-    query = select(step.c.trial_id, step.c.state, step.c.reason).where(step.c.campaign_id == campaign)
+    query = select(step.c.trial_id, step.c.state, step.c.reason).join(trial, trial.c.id == step.c.trial_id)
+    query = query.where(trial.c.campaign_id == campaign)
     steps: dict[int, list[tuple[StepState, str]]] = defaultdict(list)
     for row in connection.execute(query.order_by(step.c.trial_id, step.c.position)):
         steps[row.trial_id].append((StepState(row.state), row.reason))

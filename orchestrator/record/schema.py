@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import DDL, Connection, Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from orchestrator.domain import canonical_json, sha256
 from orchestrator.errors import Drift, StoreError
@@ -156,8 +156,11 @@ def _make(connection: Connection) -> None:
         if _version(connection) is not None:
             return  # another process made the tables while we waited for the lock
     tables.Record.metadata.create_all(connection, checkfirst=False)
-    for statement in trigger_ddl(connection.dialect.name):
-        connection.execute(DDL(statement.replace("%", "%%")))  # DDL formats its text, and so would psycopg
+    statements = trigger_ddl(connection.dialect.name)
+    if connection.dialect.name == "postgresql":
+        statements = ["; ".join(statements)]  # one message instead of a hundred
+    for statement in statements:
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})  # the text has % signs
     facts = {
         "schema_version": str(tables.SCHEMA_VERSION),
         "made_at": str(time.time_ns() // 1000),

@@ -363,7 +363,7 @@ class Steps(StorePart):
 
     def attempts(self, name: str, *, trial: int | None = None) -> list[AttemptInfo]:
         """Read the attempts of a campaign, or of one of its trials, oldest first."""
-        where = tables.attempt.c.campaign_id == self._id(name)
+        where = tables.trial.c.campaign_id == self._id(name)
         return self._attempts(where if trial is None else where & (tables.trial.c.number == trial))
 
     def _attempts(self, where: Any) -> list[AttemptInfo]:

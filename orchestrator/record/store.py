@@ -11,11 +11,12 @@ import platformdirs
 from sqlalchemy import make_url
 
 from orchestrator.domain import sha256
+from orchestrator.errors import StoreError
 from orchestrator.record.campaigns import Campaigns
 from orchestrator.record.database import Database, said_plainly
 from orchestrator.record.engine import is_postgresql, make_engine, masked
 from orchestrator.record.export import export_csv
-from orchestrator.record.knowledge import Knowledge
+from orchestrator.record.imports import Imports
 from orchestrator.record.results import Results
 from orchestrator.record.schema import prepare
 from orchestrator.record.steps import Steps
@@ -28,7 +29,7 @@ LEAST_FREE = 50_000_000
 """Bytes that must be free before a new step starts: room for its raw result, its rows and the journal."""
 
 
-class CampaignStore(Campaigns, Knowledge, Steps, Results):
+class CampaignStore(Campaigns, Imports, Steps, Results):
     """One database of campaigns with the folder of its files. Open it with `CampaignStore.open`.
 
     Every method is one transaction; the store may be used from several threads.
@@ -67,11 +68,17 @@ class CampaignStore(Campaigns, Knowledge, Steps, Results):
         if text.startswith("sqlite:///"):
             text = text.removeprefix("sqlite:///")
         if is_postgresql(text):
-            bare = make_url(text).set(password=None).render_as_string()
+            bare = make_url(text)._replace(password=None).render_as_string()  # `set` takes None for "as it was"
             folder = home() / f"{sha256(bare)[:16]}.files"
-        else:
+        elif "://" not in text:
             text = str(Path(text).expanduser().absolute())
             folder = Path(f"{text}.files")
+        else:
+            message = (
+                f"a store at {text.split('://', maxsplit=1)[0]}://… is not supported; "
+                "give the path of an SQLite file or postgresql+psycopg://user@host/database"
+            )
+            raise StoreError(message)
         engine = make_engine(text, create=create)
         try:
             with said_plainly():

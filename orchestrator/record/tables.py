@@ -273,8 +273,8 @@ class Step(Record, table=True):
         UniqueConstraint("trial_id", "name", name="uq_step_name"),
         CheckConstraint(f"state IN {one_of(StepState)}", name="ck_step_state"),
         CheckConstraint("cost >= 0 AND fence >= 0 AND attempts >= 0", name="ck_step_counts"),
+        # none on campaign_id alone: SQLite would take it instead of this one; a campaign's steps are read by trial
         Index("ix_step_claimed", "campaign_id", sqlite_where=_CLAIMED, postgresql_where=_CLAIMED),
-        Index("ix_step_campaign", "campaign_id"),
     )
     id: int | None = Field(default=None, primary_key=True)
     campaign_id: int = _points_to("campaign")
@@ -307,7 +307,7 @@ class Attempt(Record, table=True):
         Index("uq_attempt_open", "step_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
         Index("uq_attempt_slot", "place", "slot", unique=True, sqlite_where=_HOLDING, postgresql_where=_HOLDING),
         Index("ix_attempt_open", "campaign_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
-        Index("ix_attempt_campaign", "campaign_id"),
+        Index("ix_attempt_trial", "trial_id"),  # for the same reason none on campaign_id alone
     )
     id: int | None = Field(default=None, primary_key=True)
     campaign_id: int = _points_to("campaign")
