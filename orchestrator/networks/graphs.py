@@ -6,7 +6,7 @@ The neighbour list takes 0.04 ms for a five-atom cell (measured), so that it is 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,12 +146,6 @@ def join(graphs: Sequence[Graph], device: torch.device, dtype: torch.dtype) -> D
     )
 
 
-def unseen_species(trained: Sequence[Crystal], asked: Sequence[Crystal]) -> tuple[str, ...]:
-    """Return the elements that occur in `asked` but not in `trained`, sorted."""
-    known = {symbol for crystal in trained for symbol in crystal.species}
-    return tuple(sorted({symbol for crystal in asked for symbol in crystal.species} - known))
-
-
 def _numbers(species: Sequence[str], formula: str) -> Integers:
     table = element_table()
     numbers = {symbol: i + 1 for i, symbol in enumerate(table)}
@@ -160,8 +154,3 @@ def _numbers(species: Sequence[str], formula: str) -> Integers:
         message = f"crystal {formula} contains {', '.join(unknown)}, which is no element from H to Lr"
         raise MaterialError(message)
     return np.array([numbers[symbol] for symbol in species], dtype=np.int64)
-
-
-def element_order() -> Mapping[str, int]:
-    """Return element symbol → index in a network's embedding table: atomic number minus one."""
-    return {symbol: i for i, symbol in enumerate(element_table())}

@@ -92,16 +92,20 @@ def held_out_residuals(terms: tuple[Term, ...], hyper: Hyperparameters, views: S
     Args:
         terms: the covariance.
         hyper: its hyperparameters.
-        views: one a network; a label that no view holds out is judged in the first.
+        views: one a network; where several hold a label out, their mixture judges it, and where none does, all do.
 
     Returns:
         Residuals and standard deviations, noise included, in standardised units.
     """
     answers = [GaussianHead(terms, hyper, view.data).leave_one_out() for view in views]
-    residuals, sd = (array.copy() for array in answers[0])
-    for view, (these, those) in zip(views, answers, strict=True):
-        residuals[view.held_out], sd[view.held_out] = these[view.held_out], those[view.held_out]
-    return residuals, sd
+    held = np.array([view.held_out for view in views])
+    judges = held | ~held.any(0)  # views × labels
+    residuals = np.array([residual for residual, _ in answers])
+    sd = np.array([own for _, own in answers])
+    count = judges.sum(0)
+    mean = (judges * residuals).sum(0) / count
+    variance = (judges * (sd**2 + (residuals - mean) ** 2)).sum(0) / count
+    return mean, np.sqrt(variance)
 
 
 def _prepare(view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:

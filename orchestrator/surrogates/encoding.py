@@ -83,11 +83,8 @@ class Columns:
         Returns:
             n × d. A choice never seen in training is a row of zeros in its block.
         """
-        parts = [
-            np.array(
-                [[_number(candidate, name) for name in self.numeric] for candidate in candidates], dtype=np.float64
-            )
-        ]
+        numbers = [[_number(candidate, name) for name in self.numeric] for candidate in candidates]
+        parts = [np.array(numbers, dtype=np.float64).reshape(len(candidates), len(self.numeric))]
         for name, options in self.categorical.items():
             column = {option: k for k, option in enumerate(options)}
             block = np.zeros((len(candidates), len(options)))
@@ -96,7 +93,7 @@ class Columns:
                 if k is not None:
                     block[i, k] = 1.0
             parts.append(block)
-        return np.hstack([part.reshape(len(candidates), -1) for part in parts])
+        return np.hstack(parts)
 
     def to_json(self) -> JsonObject:
         """Return the columns as JSON content."""

@@ -242,6 +242,8 @@ class _Forest:
     def trees(self, x: Array) -> Array:
         """Return each tree's answer, trees × k."""
         narrow = np.ascontiguousarray(x, dtype=np.float32)
+        if not len(narrow):
+            return np.zeros((len(self._regressor.estimators_), 0))
         return np.array([tree.tree_.predict(narrow)[:, 0] for tree in self._regressor.estimators_])
 
     def held_out(self, x: Array, y: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,10 @@ from orchestrator.surrogates.encoding import Scaling
 from orchestrator.surrogates.heads import GaussianHead
 from orchestrator.surrogates.hyper import Hyperparameters, Points
 from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.mixture import MixtureHead
 from orchestrator.surrogates.targets import Standardised, Target, learn_targets, standardise
 
+Head = GaussianHead | MixtureHead
 CHUNK = 4096
 """Candidates asked at once: bounds the memory of cross-covariances."""
 
@@ -49,7 +51,7 @@ class _Fitted:
     properties: tuple[str, ...]
     targets: tuple[Target, ...]
     design: Design
-    heads: tuple[GaussianHead, ...]
+    heads: tuple[Head, ...]
 
 
 class GaussianSurrogate(ABC):
@@ -59,7 +61,7 @@ class GaussianSurrogate(ABC):
 
     def __init__(self) -> None:
         self._fitted: _Fitted | None = None
-        self._current: tuple[GaussianHead, ...] = ()
+        self._current: tuple[Head, ...] = ()
         self._loaded = False
         self.notes: list[str] = []
 
@@ -91,7 +93,7 @@ class GaussianSurrogate(ABC):
 
     def _fit_head(
         self, design: Design, points: Points, start: Hyperparameters | None, rows: npt.NDArray[np.bool_]
-    ) -> tuple[GaussianHead, tuple[Array, Array]]:
+    ) -> tuple[Head, tuple[Array, Array]]:
         """Learn the process of one property.
 
         Args:
@@ -107,11 +109,12 @@ class GaussianSurrogate(ABC):
         head = GaussianHead.fit(design.terms, points, start)
         return head, head.leave_one_out()
 
+    def _head_from(self, terms: tuple[Term, ...], arrays: Mapping[str, Array], sd_scale: float) -> Head:
+        """Build a head from its `arrays`."""
+        return GaussianHead.from_arrays(terms, arrays, sd_scale)
+
     def _device(self) -> str:
         return "cpu"
-
-    def _differentiable(self) -> tuple[int, ...]:
-        return ()
 
     # --- the contract -----------------------------------------------------------------------------------------------
 
@@ -125,7 +128,8 @@ class GaussianSurrogate(ABC):
         data = standardise(dataset, properties, targets)
         design = self._learn(data, seed, warm=warm)
         x = design.scaling.apply(self._encode(data.labels.candidates))
-        heads, metrics, calibration = [], {}, {}
+        heads: list[Head] = []
+        metrics, calibration = {}, {}
         for j, name in enumerate(properties):
             rows = np.isfinite(data.y[:, j])
             old = previous.heads[j] if previous is not None else None
@@ -158,7 +162,7 @@ class GaussianSurrogate(ABC):
         fitted = self._need()
         data = standardise(dataset, fitted.properties, fitted.targets)
         x = fitted.design.scaling.apply(self._encode(data.labels.candidates)) if len(data) else None
-        current = []
+        current: list[Head] = []
         for j, head in enumerate(fitted.heads):
             rows = np.isfinite(data.y[:, j])
             points = x[rows] if x is not None else np.zeros((0, head.data.x.shape[1]))
@@ -188,22 +192,6 @@ class GaussianSurrogate(ABC):
                 values[:, start : start + len(x), j] = target.back(head.draw(x, s, (seed, j)))
         return values
 
-    def to_botorch(self) -> BotorchView:
-        """Return the posterior of the last update as a botorch model over raw columns."""
-        from botorch.models import ModelListGP  # noqa: PLC0415  only acquisition with gradients pays the import
-
-        fitted = self._need()
-        scaling = fitted.design.scaling
-        models = [
-            head.to_botorch(scaling, target.shift, target.scale)
-            for head, target in zip(self._current, fitted.targets, strict=True)
-        ]
-        return BotorchView(
-            model=models[0] if len(models) == 1 else ModelListGP(*models),
-            encode=self._encode,
-            differentiable=self._differentiable(),
-        )
-
     def save(self, folder: Path) -> None:
         """Write the state of the last fit as safetensors and JSON."""
         fitted = self._need()
@@ -226,10 +214,10 @@ class GaussianSurrogate(ABC):
         self._load_encoding(arrays, rest["encoding"])
         terms = tuple(Term.from_json(term) for term in rest["terms"])
         scaling = Scaling(tuple(rest["log"]), arrays["scaling.shift"], arrays["scaling.scale"])
-        heads = []
+        heads: list[Head] = []
         for j, sd_scale in enumerate(rest["sd_scales"]):
             parts = {name: arrays[f"head.{j}.{name}"] for name in ("hyper", "x", "y", "known")}
-            heads.append(GaussianHead.from_arrays(terms, parts, sd_scale))
+            heads.append(self._head_from(terms, parts, sd_scale))
         targets = tuple(Target(**target) for target in rest["targets"])
         self._fitted = _Fitted(problem.properties, targets, Design(scaling, terms), tuple(heads))
         self._current = tuple(heads)
@@ -249,3 +237,26 @@ class GaussianSurrogate(ABC):
             (start, scaling.apply(self._encode(candidates[start : start + CHUNK])))
             for start in range(0, len(candidates), CHUNK)
         ]
+
+
+class WithBotorch(GaussianSurrogate):
+    """Gaussian surrogates with one exact process a property, which botorch can use as it is."""
+
+    def to_botorch(self) -> BotorchView:
+        """Return the posterior of the last update as a botorch model over raw columns."""
+        from botorch.models import ModelListGP  # noqa: PLC0415  only acquisition with gradients pays the import
+
+        fitted = self._need()
+        scaling = fitted.design.scaling
+        models = [
+            cast("GaussianHead", head).to_botorch(scaling, target.shift, target.scale)
+            for head, target in zip(self._current, fitted.targets, strict=True)
+        ]
+        return BotorchView(
+            model=models[0] if len(models) == 1 else ModelListGP(*models),
+            encode=self._encode,
+            differentiable=self._differentiable(),
+        )
+
+    def _differentiable(self) -> tuple[int, ...]:
+        return ()

@@ -18,7 +18,7 @@ from orchestrator.errors import SurrogateError
 from orchestrator.networks import composition
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Columns, Scaling
-from orchestrator.surrogates.gaussian import Design, GaussianSurrogate
+from orchestrator.surrogates.gaussian import Design, WithBotorch
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised
 
@@ -39,7 +39,7 @@ class GaussianProcessOptions(Options):
     )
 
 
-class GaussianProcess(GaussianSurrogate):
+class GaussianProcess(WithBotorch):
     """Gaussian process over parameters or compositions.
 
     Encoding (`to_botorch().encode`): numeric parameters sorted by name with raw values, then a one-hot block for each

@@ -177,6 +177,7 @@ class GaussianHead:
         from gpytorch.kernels import AdditiveKernel  # noqa: PLC0415
         from gpytorch.likelihoods import GaussianLikelihood  # noqa: PLC0415
         from gpytorch.means import ConstantMean  # noqa: PLC0415
+        from gpytorch.settings import min_fixed_noise  # noqa: PLC0415
 
         factor = (scale * self.sd_scale) ** 2
         kernels, offset = [], 0
@@ -193,16 +194,17 @@ class GaussianHead:
         if likelihood is not None:
             likelihood.noise_covar.register_constraint("raw_noise", _above_zero())
             likelihood.noise = float(noise[0])
-        model = SingleTaskGP(
-            torch.from_numpy(np.ascontiguousarray(scaling.undo(self.data.x))),
-            y,
-            train_Yvar=torch.from_numpy(noise[:, None]) if known else None,
-            likelihood=likelihood,
-            covar_module=AdditiveKernel(*kernels),
-            mean_module=mean,
-            outcome_transform=None,
-            input_transform=scaling.to_botorch(),
-        )
+        with min_fixed_noise(double_value=0.0):  # the same: 1e-6 would be much in S/cm
+            model = SingleTaskGP(
+                torch.from_numpy(np.ascontiguousarray(scaling.undo(self.data.x))),
+                y,
+                train_Yvar=torch.from_numpy(noise[:, None]) if known else None,
+                likelihood=likelihood,
+                covar_module=AdditiveKernel(*kernels),
+                mean_module=mean,
+                outcome_transform=None,
+                input_transform=scaling.to_botorch(),
+            )
         return model.eval()
 
     def _covariance(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,104 @@
+"""An ensemble of crystal graph networks, each on a bootstrap sample, each with a Bayesian last layer.
+
+Members disagree where the labels do not decide (Lakshminarayanan et al., NeurIPS 2017, doi:10.48550/arXiv.1612.01474);
+the last layer, an exact Gaussian process on the member's readout, adds what a member does not know itself. Its
+hyperparameters and the calibration come from the labels that a member's bootstrap sample left out, about a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from orchestrator.domain import Array, Candidate, JsonObject
+from orchestrator.protocols import Support
+from orchestrator.surrogates import crossfit
+from orchestrator.surrogates.gaussian import Design, GaussianSurrogate
+from orchestrator.surrogates.hyper import Hyperparameters, Points
+from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.mixture import MixtureHead
+from orchestrator.surrogates.targets import Standardised
+from orchestrator.surrogates.trunks import TrunkOptions, Trunks
+
+
+class GraphEnsembleOptions(TrunkOptions):
+    """Options of `gnn_ensemble`."""
+
+    members: int = Field(default=5, ge=2, le=50)
+
+
+class GraphEnsemble(GaussianSurrogate):
+    """Bootstrap ensemble of MEGNet trunks with Bayesian last layers.
+
+    Args:
+        options: see `GraphEnsembleOptions`.
+    """
+
+    Options = GraphEnsembleOptions
+    kind = "gnn_ensemble"
+
+    def __init__(self, options: GraphEnsembleOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or GraphEnsembleOptions()
+        self._trunks = Trunks(self.options)
+        self._parts: list[npt.NDArray[np.bool_]] = []
+
+    def supports(self) -> frozenset[Support]:
+        """Name what it can learn from and answer."""
+        return frozenset({"structure", "uncertainty", "draws"})
+
+    def _device(self) -> str:
+        return self._trunks.device_text
+
+    def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
+        candidates = data.labels.candidates
+        self._parts = [_bootstrap(candidates, k) for k in range(self.options.members)]
+        self.notes.append(self._trunks.train(candidates, data.y, self._parts, seed, warm=warm))
+        return Design(self._trunks.scaling(self._trunks.encode(candidates)), self._trunks.terms(1))
+
+    def _fit_head(
+        self, design: Design, points: Points, start: Hyperparameters | None, rows: npt.NDArray[np.bool_]
+    ) -> tuple[MixtureHead, tuple[Array, Array]]:
+        columns = [self._trunks.columns(k) for k in range(len(self._trunks))]
+        views = [
+            crossfit.View(Points(points.x[:, own], points.y, points.known), ~part[rows])
+            for own, part in zip(columns, self._parts, strict=True)
+        ]
+        hyper = crossfit.learn(design.terms, views, start)
+        head = MixtureHead(design.terms, hyper, points, columns)
+        return head, crossfit.held_out_residuals(design.terms, hyper, views)
+
+    def _head_from(self, terms: tuple[Term, ...], arrays: Mapping[str, Array], sd_scale: float) -> MixtureHead:
+        data = Points(arrays["x"], arrays["y"], arrays["known"])
+        columns = [self._trunks.columns(k) for k in range(len(self._trunks))]
+        return MixtureHead(terms, Hyperparameters.unpack(arrays["hyper"], terms), data, columns, sd_scale=sd_scale)
+
+    def _encode(self, candidates: Sequence[Candidate]) -> Array:
+        return self._trunks.encode(candidates)
+
+    def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
+        return self._trunks.state()
+
+    def _load_encoding(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
+        self._trunks.restore(arrays, rest)
+
+
+LEFT_OUT = 0.37
+"""Share of the labels that a bootstrap sample of their own number misses: 1/e."""
+
+
+def _bootstrap(candidates: Sequence[Candidate], member: int) -> npt.NDArray[np.bool_]:
+    """Return the labels that a member is trained on.
+
+    Chance decides, by candidate and member alone: so a member that starts warm has still not seen the labels that it
+    left out before, and replicates stay together. (Labels count once, unlike in the textbook's bootstrap.)
+    """
+    chances = np.array(
+        [np.random.default_rng([int(candidate.id[:15], 16), member]).random() for candidate in candidates]
+    )
+    part: npt.NDArray[np.bool_] = chances >= LEFT_OUT
+    return part

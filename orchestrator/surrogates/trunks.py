@@ -1,0 +1,198 @@
+"""Several MEGNet trunks, each trained on its own part of the labels: what the graph surrogates share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from orchestrator.domain import Array, Candidate, JsonObject
+from orchestrator.networks import composition, devices, environments
+from orchestrator.networks.crystals import content_key, crystals_of
+from orchestrator.networks.graphs import GraphCache
+from orchestrator.networks.megnet import READOUT, Trunk, new_trunk, represent
+from orchestrator.networks.training import Schedule, shrink_and_perturb, train
+from orchestrator.protocols import Options
+from orchestrator.surrogates.encoding import Scaling
+from orchestrator.surrogates.kernels import Term
+
+FLOOR = 1e-3
+"""Smallest scale of a readout column: a column that the network leaves constant says nothing."""
+FEWEST_TO_TRAIN = 2
+"""Labels without which a trunk keeps its first weights."""
+SHORT, LONG, LABELS_AN_EPOCH = 10, 100, 10
+"""Epochs: one for every ten labels, within 10 and 100.
+
+Measured on cubic perovskites with 40, 100 and 200 labels: 8 to 20 epochs help, 40 and more hurt, because the trunk then
+remembers its labels. Few labels therefore also mean a fit of two seconds.
+"""
+SMALL_BATCH, BATCH, MANY = 16, 32, 150
+"""Graphs a step below and above so many labels."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+class TrunkOptions(Options):
+    """Options that the graph surrogates share."""
+
+    cutoff: float = Field(default=4.0, ge=2.0, le=10.0, description="Å; 5 sees further and costs twice as much")
+    blocks: int = Field(default=3, ge=1, le=6, description="interaction blocks of MEGNet")
+    epochs: int | None = Field(default=None, ge=1, description="passes over the labels; chosen from their number")
+    rate: float = Field(default=5e-3, gt=0, description="highest learning rate")
+    beside: tuple[Literal["environments", "composition"], ...] = Field(
+        default=("environments", "composition"), description="untrained features that the head uses besides"
+    )
+    kernel: Literal["matern52", "rbf"] = "matern52"
+    device: devices.Device = "auto"
+
+
+class Trunks:
+    """Trunks with the rows they make of crystals.
+
+    The columns of `encode`, for K trunks and m properties: K blocks of 160 + m (readout, answers), then the blocks
+    named in `beside`.
+
+    Args:
+        options: see `TrunkOptions`.
+    """
+
+    def __init__(self, options: TrunkOptions) -> None:
+        self.options = options
+        self.device, self.device_text = devices.choose(options.device)
+        self.trunks: list[Trunk] = []
+        self._graphs = GraphCache(options.cutoff)
+        self._rows: dict[str, Array] = {}
+
+    def __len__(self) -> int:
+        """Count the trunks."""
+        return len(self.trunks)
+
+    @property
+    def outputs(self) -> int:
+        """Number m of properties."""
+        return self.trunks[0].outputs
+
+    @property
+    def width(self) -> int:
+        """Columns of one trunk."""
+        return READOUT + self.outputs
+
+    def train(self, candidates: Sequence[Candidate], y: Array, parts: Sequence[Mask], seed: int, *, warm: bool) -> str:
+        """Train one trunk a part.
+
+        Args:
+            candidates: n labelled ones.
+            y: n × m standardised labels.
+            parts: which labels each trunk is trained on.
+            seed: fixes weights and order.
+            warm: start from the present weights, where their number fits.
+
+        Returns:
+            A line for people.
+        """
+        warm = warm and len(self.trunks) == len(parts) and self.outputs == y.shape[1]
+        crystals = crystals_of(candidates)
+        graphs = self._graphs.get(crystals)
+        schedule = self._schedule(len(y), warm=warm)
+        trunks = []
+        for k, part in enumerate(parts):
+            trunk = new_trunk(y.shape[1], self.options.cutoff, self.options.blocks, seed + k)
+            if warm:
+                trunk = shrink_and_perturb(self.trunks[k].state_dict(), trunk)
+            mine = np.flatnonzero(part)
+            if len(mine) >= FEWEST_TO_TRAIN:
+                own = [graphs[i] for i in mine]
+                trunk = train(trunk, own, y[mine], schedule=schedule, seed=seed + k, device=self.device)
+            trunks.append(trunk.eval())
+        self.trunks, self._rows = trunks, {}
+        seen = Counter(symbol for crystal in crystals for symbol in set(crystal.species))
+        rare = ", ".join(sorted(symbol for symbol, count in seen.items() if count == 1))
+        start = ", from the weights of the fit before" if warm else ""
+        once = f" (once only: {rare})" if rare else ""
+        return (
+            f"{len(parts)} trunks, {schedule.epochs} epochs each{start}; trained on the elements"
+            f" {', '.join(sorted(seen))}{once}; what is said about other elements rests on their tabulated properties"
+        )
+
+    def encode(self, candidates: Sequence[Candidate]) -> Array:
+        """Return the raw columns, n × d; a crystal goes through the networks once after each training."""
+        crystals = crystals_of(candidates)
+        keys = [content_key(crystal) for crystal in crystals]
+        missing = {key: crystal for key, crystal in zip(keys, crystals, strict=True) if key not in self._rows}
+        if missing:
+            graphs = self._graphs.get(list(missing.values()))
+            answers = np.hstack([represent(trunk, graphs, self.device) for trunk in self.trunks])
+            self._rows |= dict(zip(missing, answers, strict=True))
+        parts = [np.array([self._rows[key] for key in keys]).reshape(len(keys), len(self) * self.width)]
+        for name in self.options.beside:
+            is_composition = name == "composition"
+            parts.append(composition.statistics(candidates) if is_composition else environments.statistics(crystals))
+        return np.hstack(parts)
+
+    def scaling(self, raw: Array) -> Scaling:
+        """Bring every column to mean 0 and variance 1 over the labelled rows."""
+        own = np.full(len(self) * self.width, FLOOR)
+        return Scaling.standardise(raw, np.concatenate([own, *(_floors(name) for name in self.options.beside)]))
+
+    def columns(self, k: int) -> list[int]:
+        """Return the columns that trunk k's view has: its own block, then the shared ones."""
+        total = len(self) * self.width + sum(len(_floors(name)) for name in self.options.beside)
+        return [*range(k * self.width, (k + 1) * self.width), *range(len(self) * self.width, total)]
+
+    def terms(self, count: int) -> tuple[Term, ...]:
+        """Return the covariance over `count` blocks of trunks and the shared blocks.
+
+        A trunk has two terms, a function of its readout and a straight line in its answers; a shared block too.
+        """
+        terms = []
+        for k in range(count):
+            start = k * self.width
+            readout, answers = range(start, start + READOUT), range(start + READOUT, start + self.width)
+            terms += [Term(self.options.kernel, (tuple(readout),)), Term("linear", (tuple(answers),))]
+        start = count * self.width
+        for name in self.options.beside:
+            group = tuple(range(start, start + len(_floors(name))))
+            terms += [Term(self.options.kernel, (group,)), Term("linear", (group,))]
+            start += len(group)
+        return tuple(terms)
+
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
+        """Return what `restore` needs."""
+        arrays = {
+            f"trunk.{k}.{name}": value.numpy()
+            for k, trunk in enumerate(self.trunks)
+            for name, value in trunk.state_dict().items()
+        }
+        return arrays, {"trunks": len(self), "outputs": self.outputs, "options": self._layout()}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
+        """Take the trunks, and the options that their columns depend on, from `state`."""
+        self.options = self.options.model_copy(update=rest["options"] | {"beside": tuple(rest["options"]["beside"])})
+        self._graphs, self._rows, self.trunks = GraphCache(self.options.cutoff), {}, []
+        for k in range(rest["trunks"]):
+            trunk = new_trunk(rest["outputs"], self.options.cutoff, self.options.blocks, seed=0)
+            start = f"trunk.{k}."
+            own = {name[len(start) :]: value for name, value in arrays.items() if name.startswith(start)}
+            trunk.load_state_dict({name: torch.from_numpy(value) for name, value in own.items()})
+            self.trunks.append(trunk.eval())
+
+    def _layout(self) -> JsonObject:
+        layout: JsonObject = self.options.model_dump(mode="json", include={"cutoff", "blocks", "beside", "kernel"})
+        return layout
+
+    def _schedule(self, n: int, *, warm: bool) -> Schedule:
+        epochs = self.options.epochs
+        if epochs is None:
+            epochs = min(max(n // LABELS_AN_EPOCH, SHORT), LONG) // (2 if warm else 1)
+        return Schedule(epochs=epochs, batch=SMALL_BATCH if n < MANY else BATCH, rate=self.options.rate)
+
+
+def _floors(name: str) -> Array:
+    if name == "composition":
+        return composition.FLOOR * composition.spread()
+    return np.full(environments.DIMENSION, composition.FLOOR)
