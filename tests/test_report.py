@@ -364,5 +364,6 @@ def test_numbers_are_written_for_people() -> None:
     assert number(0.0) == "0"
     assert with_error(-0.12345, 0.01) == "−0.123 ± 0.010"
     assert with_error(1234.5, 20.0) == "1234 ± 20"
+    assert with_error(6.02e-5, 1.8e-6) == "(6.02 ± 0.18) × 10⁻⁵"
     assert seconds(0.25) == "250 ms"
     assert seconds(90) == "1.5 min"

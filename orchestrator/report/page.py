@@ -104,6 +104,8 @@ def _contents(facts: Facts) -> dict[str, Any]:
             ]
             judged.append(sections.judged_section(found, facts.problem.units[name], *pictures))
     reason = f": {info.state_reason}" if info.state_reason else ""
+    by_hand = info.state is CampaignState.ACTIVE and not facts.config.procedure
+    state = "Open, measured by hand" if by_hand else STATES[info.state]
     return {
         "name": info.name,
         "version": sections.provenance_version(),
@@ -111,7 +113,7 @@ def _contents(facts: Facts) -> dict[str, Any]:
         "first_notices": first_notices(facts),
         "asked": asked(facts.problem, facts.config.space.use),
         "state": info.state.value.lower(),
-        "state_words": f"{STATES[info.state]}{reason}",
+        "state_words": f"{state}{reason}",
         "tiles": sections.tiles(facts),
         "best": best,
         "best_headings": headings,

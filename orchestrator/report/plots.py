@@ -72,6 +72,7 @@ def best_so_far(facts: Facts) -> Plot:
         if objective.target is not None:
             axes.axhline(objective.target, color=COLORS["good"], linewidth=1, linestyle="--", label="target")
         axes.set_xlim(0.5, len(points) + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("results, in the order of completion")
         axes.set_ylabel(_named(name, objective.unit))
         axes.legend(loc="best", frameon=False)
@@ -241,6 +242,7 @@ def _style() -> dict[str, Any]:
         "legend.fontsize": 8.5,
         "legend.labelcolor": COLORS["ink"],
         "axes.unicode_minus": True,
+        "axes.formatter.limits": (-3, 5),
     }
 
 

@@ -14,10 +14,11 @@ from ruamel.yaml import YAML
 from orchestrator.domain import Objective, Value
 from orchestrator.ranking import Best
 from orchestrator.record.states import CampaignState, TrialState
+from orchestrator.record.views import DecisionInfo
 from orchestrator.report.calibration import LEVELS, Judged
 from orchestrator.report.crystals import picture
 from orchestrator.report.facts import IMPORTED_PURPOSE, Facts
-from orchestrator.report.words import bound, formula, number, plain, seconds, some, unit_of, when, with_error
+from orchestrator.report.words import bound, formula, given, number, plain, seconds, some, unit_of, when, with_error
 
 ROWS = 15
 """Candidates in the table of the best."""
@@ -83,8 +84,10 @@ def best_table(facts: Facts) -> tuple[list[Cell], list[list[Cell]]]:
     parameters = sorted({name for b in facts.best[:ROWS] for name in b.trial.candidate.parameters})
     if len(parameters) > 6:  # noqa: PLR2004  more columns would not fit; the label names them too
         parameters = []
-    headings: list[Cell] = [{"name": "Candidate"}]
-    headings += [{"name": plain(name), "number": True} for name in parameters]
+    headings: list[Cell] = [{"name": "" if parameters else "Candidate"}]
+    for name in parameters:
+        unit = parameter_unit(facts, name)
+        headings.append({"name": plain(name) + (f", {unit}" if unit else ""), "number": True})
     for objective in problem.objectives:
         unit = unit_of(objective.unit)
         headings.append({"name": plain(objective.property) + (f", {unit}" if unit else ""), "number": True})
@@ -96,7 +99,8 @@ def best_table(facts: Facts) -> tuple[list[Cell], list[list[Cell]]]:
     rows = []
     for rank, best in enumerate(facts.best[:ROWS], start=1):
         point = points[best.trial.number]
-        row: list[Cell] = [{"kind": "formula", "rank": rank, "text": formula(best.trial.candidate)}]
+        label = "" if parameters else formula(best.trial.candidate)  # of a box it would repeat the parameters
+        row: list[Cell] = [{"kind": "formula", "rank": rank, "text": label}]
         row += [{"kind": "n", "text": _value(best.trial.candidate.parameters.get(name))} for name in parameters]
         for objective in problem.objectives:
             name = objective.property
@@ -109,9 +113,20 @@ def best_table(facts: Facts) -> tuple[list[Cell], list[list[Cell]]]:
             row.append({"kind": "n ok" if holds else "n not", "text": ("✓ " if holds else "✗ ") + number(value, 3)})
         if several:
             row.append({"kind": "ok" if best.on_front else "dim", "text": "✓" if best.on_front else "–"})
-        row += [{"kind": "n", "text": str(best.trial.number)}, {"kind": "dim", "text": best.trial.proposal.policy}]
+        row += [
+            {"kind": "n", "text": str(best.trial.number)},
+            {"kind": "dim", "text": plain(best.trial.proposal.policy)},
+        ]
         rows.append(row)
     return headings, rows
+
+
+def parameter_unit(facts: Facts, name: str) -> str:
+    """Return the unit of a parameter as the campaign file gives it; nothing where it gives none."""
+    declared = facts.config.space.options.get("parameters")
+    entry = declared.get(name) if isinstance(declared, Mapping) else None
+    unit = entry.get("unit") if isinstance(entry, Mapping) else None
+    return unit_of(unit) if isinstance(unit, str) else ""
 
 
 def best_note(facts: Facts) -> str:
@@ -244,17 +259,25 @@ def decisions(facts: Facts) -> list[Cell]:
         {
             "number": d.number,
             "when": when(d.made_at),
-            "policy": d.policy if d.purpose == "acquisition" else f"{d.policy} ({d.purpose})",
+            "policy": plain(d.policy) if d.purpose == "acquisition" else f"{plain(d.policy)} ({d.purpose})",
             "seen": len(d.seen),
             "pending": len(d.pending),
             "fit": fit_numbers.get(d.fit, "–") if d.fit is not None else "–",
-            "proposed": some([formula(p.candidate) for p in d.proposals], 8),
+            "proposed": _proposed(d),
             "best": number(d.summary.best),
             "gain": number(d.summary.expected_gain, 3),
             "seconds": "–" if d.purpose == IMPORTED_PURPOSE else f"{d.seconds:.2f}",
         }
         for d in facts.decisions
     ]
+
+
+def _proposed(decision: DecisionInfo) -> str:
+    """Name what a decision proposed: formulas, or trials where labels would repeat the set-points."""
+    candidates = [p.candidate for p in decision.proposals]
+    if any(c.parameters for c in candidates):
+        return f"trials {some([str(number) for number in decision.trials], 8)}"
+    return some([formula(c) for c in candidates], 8)
 
 
 def fits(facts: Facts) -> list[Cell]:
@@ -348,7 +371,7 @@ def _version(package: str) -> str:
 def _value(value: Value | None) -> str:
     if value is None:
         return "–"
-    return value if isinstance(value, str) else number(float(value))
+    return value if isinstance(value, str) else given(float(value))
 
 
 def _holds(low: float | None, high: float | None, value: float) -> bool:

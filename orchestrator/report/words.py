@@ -37,10 +37,12 @@ def with_error(value: float | None, error: float | None) -> str:
         return "–"
     if error is None or not math.isfinite(error) or error <= 0:
         return number(value)
-    decimals = 1 - math.floor(math.log10(error))  # two digits of the error, and the value to the same place
-    if not 0 <= decimals <= MOST_DECIMALS:
-        return f"{number(value)} ± {number(error, 2)}"
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    largest = max(abs(value), error)
+    exponent = 0 if SMALL <= largest < LARGE else math.floor(math.log10(largest))
+    value, error = value / 10.0**exponent, error / 10.0**exponent
+    decimals = min(max(1 - math.floor(math.log10(error)), 0), MOST_DECIMALS)  # two digits of the error
+    text = f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return f"({text}) × 10{str(exponent).translate(HIGH)}" if exponent else text
 
 
 def unit_of(unit: str) -> str:
