@@ -129,6 +129,8 @@ def _contents(facts: Facts) -> dict[str, Any]:
         "parts": sections.parts(facts),
         "time_note": sections.time_note(facts),
         "commands": sections.commands(facts),
+        "decision_count": _counted(len(facts.decisions)),
+        "fit_count": _counted(len(facts.fits)),
         "decisions": sections.decisions(facts),
         "fits": sections.fits(facts),
         "notices": sections.notices(facts),
@@ -137,6 +139,11 @@ def _contents(facts: Facts) -> dict[str, Any]:
         "provenance": sections.provenance(facts),
         "made": f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }
+
+
+def _counted(total: int) -> str:
+    """Say how many there are, and how many of them are shown."""
+    return str(total) if total <= sections.MOST_ROWS else f"the last {sections.MOST_ROWS} of {total}"
 
 
 def first_notices(facts: Facts) -> list[str]:

@@ -40,6 +40,9 @@ PACKAGES = (
 PEOPLE = frozenset({"notice", "amend", "state", "stop", "pause", "resume", "veto", "told", "answer", "begin", "create"})
 """Kinds of events that are shown beside those that anybody but Matloop caused."""
 
+MOST_ROWS = 400
+"""Decisions and fits that are shown, the last ones: a page of 2,000 trials must still open at once."""
+
 MOST_EVENTS = 200
 """Events that are shown; the database holds all."""
 
@@ -268,7 +271,7 @@ def decisions(facts: Facts) -> list[Cell]:
             "gain": number(d.summary.expected_gain, 3),
             "seconds": "–" if d.purpose == IMPORTED_PURPOSE else f"{d.seconds:.2f}",
         }
-        for d in facts.decisions
+        for d in facts.decisions[-MOST_ROWS:]
     ]
 
 
@@ -284,7 +287,7 @@ def fits(facts: Facts) -> list[Cell]:
     """Return the rows of the table of fits."""
     numbers = {fit.id: fit.number for fit in facts.fits}
     rows = []
-    for fit in facts.fits:
+    for fit in facts.fits[-MOST_ROWS:]:
         report = fit.report
         metrics = "; ".join(
             f"{plain(name)}: " + ", ".join(f"{key} {number(value, 3)}" for key, value in found.items())
