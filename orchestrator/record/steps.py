@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Row, bindparam, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain import Crystal, JsonObject, Value, sha256
-from orchestrator.errors import BudgetSpent, Busy, IllegalTransition, Stopped, StoreError
+from orchestrator.errors import Busy, IllegalTransition, Stopped, StoreError
 from orchestrator.record import statements, tables
-from orchestrator.record.base import MICRO, StorePart, config_of, current, micro
+from orchestrator.record.base import StorePart, config_of, current, micro
+from orchestrator.record.budget import reserve, settle, steps_of
 from orchestrator.record.codec import from_text, to_text
 from orchestrator.record.database import Write, check_space
 from orchestrator.record.recording import write_result
@@ -69,7 +70,7 @@ class Steps(StorePart):
         def work(write: Write) -> int:
             row = write.row(tables.step, step_id)
             _want(row, StepState.PLANNED, "claim")
-            steps = _steps_of(write, row.trial_id)
+            steps = steps_of(write, row.trial_id)
             waiting = [one.name for one in steps if one.position < row.position and one.state != StepState.RECORDED]
             if waiting:
                 message = f"step {row.name!r} ({step_id}) cannot be claimed before {', '.join(waiting)} is recorded"
@@ -168,7 +169,7 @@ class Steps(StorePart):
                 raise Stopped(message)
             _want(row, StepState.CLAIMED, "intent", fence)
             trial = write.row(tables.trial, row.trial_id)
-            _reserve(write, campaign, 1 if trial.charge == "none" else 0, price)
+            reserve(write, campaign, 1 if trial.charge == "none" else 0, price)
             shared = instrument not in config_of(write.connection, campaign).get("instruments", {})
             number = row.attempts + 1
             attempt = _insert_attempt(
@@ -293,7 +294,7 @@ class Steps(StorePart):
             )
             write.change(tables.attempt, row, state=AttemptState.RECORDED)
             write.change(tables.step, step, state=StepState.RECORDED)
-            number = _settle(write, row, happened=True)
+            number = settle(write, row, happened=True)
             change = (row.state, AttemptState.RECORDED)
             write.event("record", actor, trial=number, step=step.id, attempt=row.id, change=change, note=notes)
 
@@ -336,10 +337,10 @@ class Steps(StorePart):
                 write.change(tables.step, step, state=StepState.PLANNED, owner="", reason=reason)
             else:
                 write.change(tables.step, step, state=StepState.FAILED, reason=reason)
-                later = [one for one in _steps_of(write, step.trial_id) if one.position > step.position]
+                later = [one for one in steps_of(write, step.trial_id) if one.position > step.position]
                 for one in later:
                     write.change(tables.step, one, state=StepState.CANCELLED, reason=f"{step.name} failed")
-            number = _settle(write, row, happened=not nothing)
+            number = settle(write, row, happened=not nothing)
             change = (row.state, to)
             write.event("end", actor, trial=number, step=step.id, attempt=row.id, change=change, note=reason)
 
@@ -416,74 +417,9 @@ def _insert_attempt(write: Write, slots: int, *, place: str, request: JsonObject
     raise Busy(message)
 
 
-def _reserve(write: Write, campaign: Row[Any], trials: int, cost: int) -> None:
-    """Reserve from the budget; the database's constraint says the same again."""
-    cap = campaign.cap_trials
-    if cap is not None and campaign.reserved_trials + campaign.spent_trials + trials > cap:
-        message = (
-            f"the budget of {cap} trials is used up ({campaign.spent_trials} spent, {campaign.reserved_trials} "
-            "reserved); raise budget.trials in the campaign file and run `matloop amend`"
-        )
-        raise BudgetSpent(message)
-    cap = campaign.cap_cost
-    if cap is not None and campaign.reserved_cost + campaign.spent_cost + cost > cap:
-        message = (
-            f"a step of cost {cost / MICRO:g} would pass the budget of {cap / MICRO:g} "
-            f"({campaign.spent_cost / MICRO:g} spent, {campaign.reserved_cost / MICRO:g} reserved); "
-            "raise budget.cost in the campaign file and run `matloop amend`"
-        )
-        raise BudgetSpent(message)
-    if campaign.cap_hours is not None:
-        ledger = tables.ledger
-        query = statements.by(ledger, "campaign_id")
-        hours = write.connection.execute(query, {"campaign_id": campaign.id}).one().hours
-        if hours >= campaign.cap_hours:
-            message = (
-                f"the budget of {campaign.cap_hours:g} hours is used up ({hours:.3g} spent); "
-                "raise budget.hours in the campaign file and run `matloop amend`"
-            )
-            raise BudgetSpent(message)
-    if trials or cost:
-        write.change(
-            tables.campaign,
-            campaign,
-            reserved_trials=campaign.reserved_trials + trials,
-            reserved_cost=campaign.reserved_cost + cost,
-        )
-
-
-def _settle(write: Write, attempt: Row[Any], *, happened: bool) -> int:
-    """Turn a reservation into an expense, or give it back; close the trial if that was its end.
-
-    Returns:
-        The trial's number.
-    """
-    campaign, trial = current(write), write.row(tables.trial, attempt.trial_id)
-    values = {"reserved_cost": campaign.reserved_cost - attempt.cost}
-    if happened:
-        values["spent_cost"] = campaign.spent_cost + attempt.cost
-    charge = trial.charge
-    if charge == "reserved":
-        values["reserved_trials"] = campaign.reserved_trials - 1
-        charge = "spent" if happened else "none"
-        if happened:
-            values["spent_trials"] = campaign.spent_trials + 1
-    if any(campaign._mapping[key] != value for key, value in values.items()):  # noqa: SLF001  SQLAlchemy's public name
-        write.change(tables.campaign, campaign, **values)
-    states = {one.state for one in _steps_of(write, trial.id)}
-    ended = write.now if states <= {StepState.RECORDED, StepState.FAILED, StepState.CANCELLED} else None
-    if charge != trial.charge or ended is not None:
-        write.change(tables.trial, trial, charge=charge, ended_at=ended)
-    return int(trial.number)
-
-
 def _number(write: Write, row: Row[Any]) -> int:
     query = statements.one_column(tables.trial, "number")
     return int(write.connection.execute(query, {"row_id": row.trial_id}).scalar_one())
-
-
-def _steps_of(write: Write, trial: int) -> Sequence[Row[Any]]:
-    return write.connection.execute(statements.by(tables.step, "trial_id"), {"trial_id": trial}).all()
 
 
 def _want(row: Row[Any], state: StepState, what: str, fence: int | None = None) -> None:
