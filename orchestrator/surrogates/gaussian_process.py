@@ -15,7 +15,8 @@ from pydantic import Field
 
 from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.errors import SurrogateError
-from orchestrator.networks import composition
+from orchestrator.networks import composition, environments
+from orchestrator.networks.crystals import crystals_of
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Columns, Scaling
 from orchestrator.surrogates.gaussian import Design, WithBotorch
@@ -28,7 +29,8 @@ class GaussianProcessOptions(Options):
 
     kernel: Literal["matern52", "rbf"] = Field(default="matern52", description="rbf believes in smoother functions")
     features: Literal["auto", "parameters", "composition"] = Field(
-        default="auto", description="auto: parameters where candidates have them, and composition where they have one"
+        default="auto",
+        description="auto: parameters where candidates have them, composition and neighbourhoods where they have those",
     )
     log: tuple[str, ...] = Field(default=(), description="numeric parameters whose logarithm matters")
     bounds: dict[str, tuple[float, float]] = Field(
@@ -43,7 +45,8 @@ class GaussianProcess(WithBotorch):
     """Gaussian process over parameters or compositions.
 
     Encoding (`to_botorch().encode`): numeric parameters sorted by name with raw values, then a one-hot block for each
-    categorical parameter sorted by name with sorted choices, then composition statistics where used.
+    categorical parameter sorted by name with sorted choices, then composition statistics and, of crystals,
+    neighbourhood statistics where used.
 
     Args:
         options: see `GaussianProcessOptions`.
@@ -56,7 +59,7 @@ class GaussianProcess(WithBotorch):
         super().__init__()
         self.options = options or GaussianProcessOptions()
         self._columns = Columns()
-        self._composition = False
+        self._composition = self._environments = False
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
@@ -71,6 +74,7 @@ class GaussianProcess(WithBotorch):
             self._columns = Columns.learn(candidates, self.options.choices)
         formulas = [candidate.crystal is not None or candidate.composition is not None for candidate in candidates]
         self._composition = wanted == "composition" or (wanted == "auto" and all(formulas))
+        self._environments = wanted == "auto" and all(candidate.crystal is not None for candidate in candidates)
         groups = list(self._columns.blocks)
         if not groups and not self._composition:
             message = f"the candidates have no parameters and no composition to learn from (features: {wanted})"
@@ -91,30 +95,43 @@ class GaussianProcess(WithBotorch):
             | {column: (0.0, 1.0) for group in groups[len(at) :] for column in group},
             tuple(at[name] for name in sorted(self.options.log)),
         )
+        floors = []
         if self._composition:
-            floors = composition.FLOOR * composition.spread()
-            part = Scaling.standardise(raw[:, parameters:], floors)
+            floors.append(composition.FLOOR * composition.spread())
+        if self._environments:
+            floors.append(np.full(environments.DIMENSION, composition.FLOOR))
+        if floors:
+            part = Scaling.standardise(raw[:, parameters:], np.concatenate(floors))
             scaling = Scaling(
                 scaling.log,
                 np.concatenate([scaling.shift[:parameters], part.shift]),
                 np.concatenate([scaling.scale[:parameters], part.scale]),
             )
-            groups.append(tuple(range(parameters, raw.shape[1])))
+        start = parameters
+        for floor in floors:
+            groups.append(tuple(range(start, start + len(floor))))
+            start += len(floor)
         return Design(scaling, (Term(self.options.kernel, tuple(groups)),))
 
     def _encode(self, candidates: Sequence[Candidate]) -> Array:
         parts = [self._columns.encode(candidates)]
         if self._composition:
             parts.append(composition.statistics(candidates))
+        if self._environments:
+            parts.append(environments.statistics(crystals_of(candidates)))
         return np.hstack(parts)
 
     def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
-        return {}, {"columns": self._columns.to_json(), "composition": self._composition}
+        return {}, {
+            "columns": self._columns.to_json(),
+            "composition": self._composition,
+            "environments": self._environments,
+        }
 
     def _load_encoding(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
         del arrays
         self._columns = Columns.from_json(rest["columns"])
-        self._composition = bool(rest["composition"])
+        self._composition, self._environments = bool(rest["composition"]), bool(rest["environments"])
 
     def _differentiable(self) -> tuple[int, ...]:
         return tuple(range(len(self._columns.numeric)))

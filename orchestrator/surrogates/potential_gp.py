@@ -1,8 +1,8 @@
 """Gaussian process on what a pretrained potential sees in a crystal: strong from the first ten labels on.
 
-The features are CHGNet's (`networks.pretrained`), optionally with composition statistics. Nothing of the network is
-trained. `knows` says so, because a campaign whose instrument is the same potential would be asking it for its own
-answers.
+The features are CHGNet's (`networks.pretrained`), with untrained statistics of neighbourhoods and composition. Nothing
+of the network is trained. `knows` says so, because a campaign whose instrument is the same potential would be asking it
+for its own answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from orchestrator.domain import Array, Candidate, JsonObject
-from orchestrator.networks import composition, pretrained
+from orchestrator.networks import composition, environments, pretrained
 from orchestrator.networks.crystals import crystals_of
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Scaling
@@ -23,24 +23,33 @@ from orchestrator.surrogates.gaussian import Design, WithBotorch
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised
 
-Block = Literal["chgnet", "energies", "composition"]
+Block = Literal["chgnet", "energies", "environments", "composition"]
 
-FLOORS: Mapping[str, float] = {"chgnet": 0.02, "energies": 0.02}
-"""Smallest scale of a column: layer-normalised features and eV, μB, Å³: less spread than this is no information."""
+NETWORK_FLOOR = 0.02
+"""Smallest scale of a column from the network, whose features are layer-normalised, and of energies and moments."""
 
 
 class PotentialGaussianProcessOptions(Options):
     """Options of `potential_gp`."""
 
     features: tuple[Block, ...] = Field(
-        default=("chgnet", "energies", "composition"),
+        default=("chgnet", "energies", "environments", "composition"),
         min_length=1,
-        description="chgnet: pooled atom features; energies: energy, moments, volume; composition: element statistics",
+        description=(
+            "chgnet: pooled atom features; energies: energy, moments, volume; environments: who sits beside whom;"
+            " composition: element statistics"
+        ),
     )
     layers: tuple[pretrained.Layer, ...] = Field(default=("readout",), min_length=1)
     pools: tuple[Literal["mean", "spread", "largest", "smallest"], ...] = Field(default=("mean",), min_length=1)
     pca: int | None = Field(
         default=None, ge=1, description="keep so many principal components of the chgnet columns of the labelled ones"
+    )
+    floor: float = Field(
+        default=NETWORK_FLOOR,
+        gt=0,
+        description="smallest scale of a chgnet column: two thirds of the readout's columns vary by less than 0.02, and"
+        " are let in with 0.001",
     )
     kernel: Literal["matern52", "rbf"] = "matern52"
     structure: Literal["joint", "additive"] = Field(
@@ -118,6 +127,8 @@ class PotentialGaussianProcess(WithBotorch):
     def _block(self, name: Block, candidates: Sequence[Candidate]) -> Array:
         if name == "composition":
             return composition.statistics(candidates)
+        if name == "environments":
+            return environments.statistics(crystals_of(candidates))
         everything = pretrained.features(crystals_of(candidates))
         if name == "energies":
             return everything[:, list(pretrained.scalar_columns(self.options.scalars))]
@@ -128,7 +139,7 @@ class PotentialGaussianProcess(WithBotorch):
         return projected
 
     def _project(self, chosen: Array, most: int) -> None:
-        scale = np.maximum(chosen.std(0), FLOORS["chgnet"])
+        scale = np.maximum(chosen.std(0), self.options.floor)
         centre = chosen.mean(0)
         _, sizes, directions = np.linalg.svd((chosen - centre) / scale, full_matrices=False)
         kept = min(most, int((sizes > 1e-6 * sizes[0]).sum())) or 1
@@ -138,7 +149,8 @@ class PotentialGaussianProcess(WithBotorch):
     def _floors(self, name: Block, width: int) -> Array:
         if name == "composition":
             return composition.FLOOR * composition.spread()
-        return np.full(width, FLOORS[name])
+        fixed = {"chgnet": self.options.floor, "energies": NETWORK_FLOOR, "environments": composition.FLOOR}
+        return np.full(width, fixed[name])
 
     def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
         if self._projection is None or self._centre is None:
