@@ -18,7 +18,9 @@ from prefect.workers.process import ProcessWorker
 
 from flows.campaign import campaign_flow
 from flows.server import ServerProblem
+from orchestrator.config.read import load_campaign
 from orchestrator.config.schema import NAME
+from orchestrator.errors import ConfigError
 
 AS_IN_FILE = "empty: as in the file"
 POOL = "matloop"
@@ -59,9 +61,23 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def campaign_files(folder: Path) -> list[str]:
-    """List the campaign files of a folder: those that have objectives, so that a lab file is not offered."""
+    """List the campaign files of a folder that instruments can run.
+
+    Args:
+        folder: to be read; not its subfolders.
+
+    Returns:
+        Names. A file with a mistake is offered too, so that its run says what is wrong; a lab file is not.
+    """
     found = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.is_file()]
-    return [path.name for path in found if "objectives" in path.read_text(encoding="utf-8", errors="replace")]
+    return [path.name for path in found if _can_be_run(path)]
+
+
+def _can_be_run(path: Path) -> bool:
+    try:
+        return bool(load_campaign(path).config.procedure)
+    except ConfigError:
+        return "objectives" in path.read_text(encoding="utf-8", errors="replace")
 
 
 async def deploy(folder: Path, *, at_once: int) -> UUID:
@@ -79,7 +95,7 @@ async def deploy(folder: Path, *, at_once: int) -> UUID:
     """
     files = campaign_files(folder)
     if not files:
-        message = f"no campaign file (*.yaml with 'objectives') lies in {folder}; name another folder with --campaigns"
+        message = f"no campaign file (*.yaml) with a procedure lies in {folder}; name another folder with --campaigns"
         raise ServerProblem(message)
     await _pool(at_once)
     deployment = await campaign_flow.ato_deployment(

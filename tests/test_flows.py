@@ -176,6 +176,7 @@ def test_the_form_starts_resumes_and_refuses(home: Home) -> None:
     """
     file = write_campaign(home.folder, name="formed")
     (home.folder / "lab.yaml").write_text("name: lab\n", encoding="utf-8")
+    write_campaign(home.folder, name="by-hand", procedure=None, instruments=None)
     text = file.read_text(encoding="utf-8").replace("table.csv", str(home.folder / "table.csv"))
     given = [
         {"file": file.name, "trials": 4, "seed": 9},
@@ -205,7 +206,7 @@ def test_the_form_starts_resumes_and_refuses(home: Home) -> None:
     deployment = home.ask("/deployments/filter", {})[0]
     assert deployment["id"] == identity
     fields = deployment["parameter_openapi_schema"]["properties"]
-    assert fields["file"]["enum"] == ["formed.yaml", "small.yaml"]  # the lab file is not offered
+    assert fields["file"]["enum"] == ["formed.yaml", "small.yaml"]  # no lab file, nothing that people measure
     assert all(field["title"] and field["description"] for field in fields.values())
     for parameters in ({"file": "other.yaml"}, {"file": "small.yaml", "trials": 0}):
         with pytest.raises(urllib.error.HTTPError, match="409"):
