@@ -31,7 +31,7 @@ from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.told import tell, tell_failed
 from orchestrator.planner import Parts, Planner
-from orchestrator.protocols import BoxSpace, CampaignView, Instrument
+from orchestrator.protocols import BoxSpace, CampaignView, HasParameterUnits, Instrument
 from orchestrator.ranking import Best, rank
 from orchestrator.record.states import CampaignState
 from orchestrator.record.store import CampaignStore
@@ -121,6 +121,8 @@ class Campaign:
         store.create_campaign(config, file=str(Path(loaded.file).resolve()) if loaded.file else "", actor=actor)
         if loaded.lab_file:
             store.set_link(config.name, "lab", str(Path(loaded.lab_file).resolve()))
+        # as the store gives it back: keys in the order that a resumed process will see too
+        config = CampaignConfig.model_validate(dict(store.campaign(config.name).config))
         campaign = cls(store, config.name, config, loaded.lab, loaded.base)
         for notice in checked.notices:
             store.add_event(config.name, kind="notice", actor="matloop", note=notice)
@@ -186,6 +188,7 @@ class Campaign:
         self.store.amend(self.name, config, actor=actor)
         if self.info.state is CampaignState.DONE:
             self.store.set_state(self.name, CampaignState.ACTIVE, actor=actor, reason="amended")
+        config = CampaignConfig.model_validate(dict(self.info.config))
         self.config, self.problem, self.lab, self.base = config, config.problem(), loaded.lab, loaded.base
         self._planner = None
         return changed
@@ -459,7 +462,9 @@ class Campaign:
 
     def _parameter_units(self) -> dict[str, str]:
         space = self.planner.parts.space
-        return {axis.name: axis.unit for axis in space.axes()} if isinstance(space, BoxSpace) else {}
+        if isinstance(space, BoxSpace):
+            return {axis.name: axis.unit for axis in space.axes()}
+        return dict(space.parameter_units()) if isinstance(space, HasParameterUnits) else {}
 
     def _usable_parent(self, last: FitInfo | None) -> FitInfo | None:
         """A fit is a parent only for the same surrogate under the same modelled properties."""

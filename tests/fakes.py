@@ -56,6 +56,7 @@ class Nearest:
     """A surrogate that answers with the value of the nearest labelled x; counts what is asked of it."""
 
     Options = Options
+    coordinate = "x"
 
     def __init__(self) -> None:
         self.fits = 0
@@ -79,11 +80,11 @@ class Nearest:
 
     def update(self, dataset: Dataset) -> None:
         labels = dataset.labels(self.problem.properties)
-        self.x = np.array([float(c.parameters["x"]) for c in labels.candidates])
+        self.x = np.array([float(c.parameters[self.coordinate]) for c in labels.candidates])
         self.y = labels.values
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
-        x = np.array([float(c.parameters["x"]) for c in candidates])
+        x = np.array([float(c.parameters[self.coordinate]) for c in candidates])
         distance = np.abs(x[:, None] - self.x[None, :])
         mean = self.y[distance.argmin(axis=1)]
         sd = np.repeat(distance.min(axis=1)[:, None] + 1e-3, mean.shape[1], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -170,6 +171,10 @@ class _Reader:
             crystal_key=crystal_key(crystal) if crystal else None,
             attributes=attributes,
         )
+
+    def parameter_units(self) -> Mapping[str, str]:
+        """Return the unit of each numeric parameter."""
+        return {name: column.unit for name, column in self._options.parameters.items() if not column.text}
 
     def _check_columns(self, entry: Entry) -> None:
         """Refuse names that the file does not have; the first entry tells."""
