@@ -37,7 +37,7 @@ SHRUNK, GROWN = 0.4, 2.5
 STATES: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(["Li", "Na", "K", "Rb", "Cs"], (1,)),
     **dict.fromkeys(["Mg", "Ca", "Sr", "Ba", "Zn", "Cd", "Hg"], (2,)),
-    **dict.fromkeys(["Sc", "Y", "La", "Nd", "Gd", "Dy", "Er", "Al", "Ga"], (3,)),
+    **dict.fromkeys(["Sc", "Y", "La", "Nd", "Gd", "Tb", "Dy", "Ho", "Er", "Lu", "Al", "Ga"], (3,)),
     **dict.fromkeys(["Zr", "Hf"], (4,)),
     "Ag": (1, 2), "Cu": (1, 2), "Tl": (1, 3), "In": (1, 3), "Eu": (2, 3), "Yb": (2, 3), "Sm": (2, 3),
     "Ce": (3, 4), "Pr": (3, 4), "Ti": (2, 3, 4), "V": (2, 3, 4, 5), "Nb": (2, 4, 5), "Ta": (4, 5),
@@ -67,7 +67,7 @@ does not hold molecules together, and lone molecules are outside of what it was 
 
 LARGE = frozenset(["Ca", "Sr", "Ba", "Pb", "Sn", "Eu", "Yb", "Sm"])
 """Divalent ions large enough for nine neighbours."""
-BIXBYITES = frozenset(["Sc", "Y", "In", "Mn", "Tl", "Eu", "Sm", "Gd", "Dy", "Er", "Yb", "Nd", "Bi"])
+BIXBYITES = frozenset(["Sc", "Y", "In", "Mn", "Tl", "Eu", "Sm", "Gd", "Tb", "Dy", "Ho", "Er", "Yb", "Lu", "Nd", "Bi"])
 """Whose sesquioxide may have the bixbyite structure; 40 atoms, so it is tried only there."""
 LONE_PAIRS = frozenset(["Sb", "Bi"])
 SPINELS = frozenset(["Mn", "Fe", "Co"])
