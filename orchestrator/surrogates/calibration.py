@@ -24,7 +24,7 @@ PRIOR_WEIGHT = 10.0
 SMALLEST, LARGEST = 0.5, 4.0
 """The factor stays within these: beyond them the surrogate is wrong in a way that no factor mends."""
 FAR_RESIDUAL = 4.0
-"""Standardised residuals are cut here for the factor: one outlier is no reason to widen every interval."""
+"""Standardised residuals are cut at so many of their typical size: one outlier is no reason to widen every interval."""
 QUANTILES = np.linspace(0.01, 0.99, 99)
 
 
@@ -99,8 +99,9 @@ def describe(metrics: Mapping[str, float]) -> str:
 
 
 def _squares(held_out: HeldOut) -> Array:
-    z = held_out.residuals / held_out.sd
-    return np.minimum(z * z, FAR_RESIDUAL**2)
+    z = np.abs(held_out.residuals / held_out.sd)
+    typical = max(1.0, float(np.median(z)) / 0.6745) if len(z) else 1.0  # of a normal distribution
+    return np.minimum(z, FAR_RESIDUAL * typical) ** 2
 
 
 def _factor(squares: Array) -> float:
