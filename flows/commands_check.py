@@ -39,5 +39,5 @@ def verify(*, campaign: str | None, store: str | None, decisions: bool) -> None:
     if problems:
         click.echo(f"{len(problems)} problem{'s' if len(problems) != 1 else ''} found", err=True)
         sys.exit(1)
-    what = "and every decision is reproduced" if decisions else "hashes, history, raw files and fits agree"
-    click.echo(f"{', '.join(names) or 'the empty database'}: {what}")
+    also = ", and every decision is reproduced" if decisions else ""
+    click.echo(f"{', '.join(names) or 'the empty database'}: hashes, history, raw files and fits agree{also}")

@@ -87,8 +87,7 @@ def _card(campaign: Campaign, trial: TrialInfo) -> list[str]:
         lines.append(
             f"  {name} = {value:g} {unit}".rstrip() if isinstance(value, (int, float)) else f"  {name} = {value}"
         )
-    expected = [f"{p} {m:.4g} ± {trial.proposal.sd.get(p, 0.0):.2g}" for p, m in trial.proposal.mean.items()]
-    lines.append(f"  why: {trial.proposal.reason}" + (f"; expected {', '.join(expected)}" if expected else ""))
+    lines.append(f"  why: {trial.proposal.reason}")
     wanted = " ".join(f"'{o}=VALUE {campaign.problem.units[o]}'" for o in campaign.problem.properties)
     wanted = wanted.replace(" dimensionless", "")
     lines.append(f"  tell: matloop tell {campaign.name} {trial.number} {wanted}")

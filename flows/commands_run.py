@@ -118,4 +118,4 @@ def amend(*, file: Path, name: str | None, lab: Path | None, who: str | None, st
         click.echo(f"{found.name}: revision {found.info.revision}")
         for line in changed:
             click.echo(f"  {line}")
-        click.echo(f"go on: matloop resume {found.name}")
+        click.echo(f"go on: matloop {'ask' if found.by_hand else 'resume'} {found.name}")

@@ -116,7 +116,7 @@ def _decision_line(view: Overview) -> str:
     decision = view.decision
     if decision is None:
         return "nothing yet"
-    names = ", ".join(proposal.candidate.label for proposal in decision.proposals[:4])
+    names = "; ".join(proposal.candidate.label for proposal in decision.proposals[:4])
     more = "" if len(decision.proposals) <= 4 else f" and {len(decision.proposals) - 4} more"  # noqa: PLR2004  of names
     return f"number {decision.number} by {decision.policy}, {ago(decision.made_at)}: {names}{more}"
 

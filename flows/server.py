@@ -10,13 +10,10 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.places import data_folder
+from flows.probes import ask, birth, healthy, is_free, tail
 from flows.server_settings import CLIENT_SETTINGS, DEAD_RUNS, SETTINGS
 from orchestrator.errors import MatloopError
 
@@ -104,7 +102,7 @@ def ensure_server(say: Say = lambda _: None) -> Server:
     """
     if configured := _configured():
         where, api = configured
-        if not _healthy(api, patience=5.0):
+        if not healthy(api, patience=5.0):
             message = (
                 f"{where} names the Prefect server {api}, but nothing answers there; start that server, or unset"
                 " it to let Matloop start its own, or run with --plain"
@@ -129,13 +127,13 @@ def running_server(say: Say = lambda _: None) -> Server | None:
         ServerProblem: it runs under another version of Prefect, or its process does not answer.
     """
     state = _read_state()
-    if state is None or _birth(state["pid"]) != state["birth"]:
+    if state is None or birth(state["pid"]) != state["birth"]:
         return None  # never started, or its process is gone
     server = Server(f"http://127.0.0.1:{state['port']}/api", ours=True, pid=state["pid"], log=Path(state["log"]))
     starting = max(0.0, state["started"] + START_S - time.time())
-    if not _healthy(server.api, patience=0.0) and starting:
+    if not healthy(server.api, patience=0.0) and starting:
         say("waiting for the Prefect server that is being started")
-    if not _healthy(server.api, patience=max(HANGS_S, starting)):
+    if not healthy(server.api, patience=max(HANGS_S, starting)):
         message = (
             f"the Prefect server (process {server.pid}, port {state['port']}) runs but does not answer; see"
             f" {server.log}, or stop it with 'matloop down' and try again"
@@ -162,13 +160,13 @@ def stop_server(patience: float = 15.0) -> int | None:
         Its process id, or None where none ran.
     """
     state = _read_state()
-    if state is None or _birth(state["pid"]) != state["birth"]:
+    if state is None or birth(state["pid"]) != state["birth"]:
         _state_file().unlink(missing_ok=True)
         return None
     pid = int(state["pid"])
     os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + patience
-    while _birth(pid) == state["birth"]:
+    while birth(pid) == state["birth"]:
         if time.monotonic() > end:
             os.kill(pid, signal.SIGKILL)
             end += patience
@@ -206,7 +204,7 @@ def _start(say: Say) -> Server:
     server = Server(f"{origin}/api", ours=True, pid=process.pid, log=log)
     content = {
         "pid": process.pid,
-        "birth": _birth(process.pid),
+        "birth": birth(process.pid),
         "port": port,
         "log": str(log),
         "prefect": version("prefect"),
@@ -214,9 +212,9 @@ def _start(say: Say) -> Server:
     }
     _state_file().write_text(json.dumps(content), encoding="utf-8")
     end = time.monotonic() + START_S
-    while not _healthy(server.api, patience=0.0):
+    while not healthy(server.api, patience=0.0):
         if process.poll() is not None:
-            message = f"the Prefect server ended at once; the last lines of {log}:\n{_tail(log)}"
+            message = f"the Prefect server ended at once; the last lines of {log}:\n{tail(log)}"
             raise ServerProblem(message)
         if time.monotonic() > end:
             stop_server()
@@ -233,28 +231,18 @@ def _choose_port() -> int:
         if not wanted.isdigit() or not 0 < int(wanted) < 1 << 16:
             message = f"{PORT_VARIABLE} is {wanted!r}; a port between 1 and 65535 was expected"
             raise ServerProblem(message)
-        if not _free(int(wanted)):
+        if not is_free(int(wanted)):
             message = f"port {wanted} ({PORT_VARIABLE}) is taken by another program; name a free one or unset it"
             raise ServerProblem(message)
         return int(wanted)
     for port in range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
-        if _free(port):
+        if is_free(port):
             return port
     message = (
         f"ports {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are all taken by other programs; name a free one with"
         f" {PORT_VARIABLE}, or run with --plain"
     )
     raise ServerProblem(message)
-
-
-def _free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _configured() -> tuple[str, str] | None:
@@ -272,35 +260,11 @@ def _configured() -> tuple[str, str] | None:
     return (f"the Prefect profile {name!r} in {file}", address) if address else None
 
 
-def _healthy(api: str, patience: float) -> bool:
-    end = time.monotonic() + patience
-    while True:
-        try:
-            if _ask(f"{api}/health") is True:
-                return True
-        except (OSError, ValueError):
-            pass  # not up yet, or something that is no Prefect server
-        if time.monotonic() >= end:
-            return False
-        time.sleep(0.3)
-
-
-def _ask(address: str, content: Any = None) -> Any:
-    data = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})  # noqa: S310  http only
-    if auth := os.environ.get("PREFECT_API_AUTH_STRING"):
-        from base64 import b64encode  # noqa: PLC0415  rarely needed
-
-        request.add_header("Authorization", f"Basic {b64encode(auth.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=5.0) as answer:  # noqa: S310  http only
-        return json.load(answer)
-
-
 def _watch_for_dead_runs(api: str) -> None:
     """Add the automation for flow runs whose process died, once."""
-    known = _ask(f"{api}/automations/filter", {"automations": {"name": {"any_": [DEAD_RUNS["name"]]}}})
+    known = ask(f"{api}/automations/filter", {"automations": {"name": {"any_": [DEAD_RUNS["name"]]}}})
     if not known:
-        _ask(f"{api}/automations/", DEAD_RUNS)
+        ask(f"{api}/automations/", DEAD_RUNS)
 
 
 @contextmanager
@@ -322,21 +286,3 @@ def _read_state() -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError):
         return None  # half-written by a killed process; the port probe finds a free port
-
-
-def _birth(pid: int) -> str:
-    """Return when a process began, so that a reused process id is not taken for our server; empty if it is gone."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.exists():
-        fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[19]
-    if Path("/proc/self/stat").exists():
-        return ""
-    told = subprocess.run(  # noqa: S603  fixed arguments
-        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
-    return told.stdout.strip()
-
-
-def _tail(log: Path, lines: int = 12) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -76,7 +76,7 @@ def _remember(pid: int, port: int, prefect: str | None = None, birth: str | None
     server.home().mkdir(parents=True, exist_ok=True)
     content = {
         "pid": pid,
-        "birth": server._birth(pid) if birth is None else birth,
+        "birth": server.birth(pid) if birth is None else birth,
         "port": port,
         "log": str(server.home() / "server.log"),
         "prefect": prefect or version("prefect"),
@@ -106,7 +106,7 @@ def test_a_configured_server_that_is_away_is_named(monkeypatch: pytest.MonkeyPat
     """If the configured server does not answer, the message names it and the ways out; none is started in its place."""
     address = f"http://127.0.0.1:{_free_port()}/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
-    monkeypatch.setattr(server, "_healthy", lambda api, patience: False)
+    monkeypatch.setattr(server, "healthy", lambda api, patience: False)
     with pytest.raises(server.ServerProblem, match="--plain") as refused:
         server.ensure_server()
     assert address in str(refused.value)
@@ -143,7 +143,7 @@ def test_a_dead_server_is_forgotten(healthy: int, sleeper: subprocess.Popen[byte
     """A server whose process is gone counts as not running, even while it is a zombie and even if its port answers."""
     _remember(sleeper.pid, healthy)
     sleeper.kill()
-    while server._birth(sleeper.pid):
+    while server.birth(sleeper.pid):
         pass
     assert server.running_server() is None
 
@@ -159,7 +159,7 @@ def test_another_version_is_refused(healthy: int, sleeper: subprocess.Popen[byte
 def test_a_server_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]) -> None:
     """A server whose process lives and that does not answer is named with its log."""
     _remember(sleeper.pid, _free_port())
-    monkeypatch.setattr(server, "_healthy", lambda api, patience: False)
+    monkeypatch.setattr(server, "healthy", lambda api, patience: False)
     with pytest.raises(server.ServerProblem, match=r"server\.log"):
         server.running_server()
 
@@ -170,7 +170,7 @@ def test_a_server_that_is_being_started_is_waited_for(
     """A campaign that begins while another one starts the server waits for it, and makes sure of the automation."""
     _remember(sleeper.pid, healthy, started=time.time())
     waits, asked = [], []
-    monkeypatch.setattr(server, "_healthy", lambda api, patience: bool(waits.append(patience)) or patience > 0)
+    monkeypatch.setattr(server, "healthy", lambda api, patience: bool(waits.append(patience)) or patience > 0)
     monkeypatch.setattr(server, "_watch_for_dead_runs", asked.append)
     said: list[str] = []
     assert server.ensure_server(said.append).pid == sleeper.pid
