@@ -17,8 +17,11 @@ from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.record.states import AttemptState, CampaignState, TrialState
 from orchestrator.record.views import FitInfo, TrialInfo
+from orchestrator.units import convert
 
 T = TypeVar("T")
+FAILURES_IN_A_ROW = 10
+"""So many trials that fail one after the other are the instrument's doing, not the candidates': a person is needed."""
 
 
 class Hooks(Protocol):
@@ -110,6 +113,7 @@ class _Turns:
         self.in_flight: dict[asyncio.Task[TrialInfo], int] = {}
         self.exhausted = ""
         self.blocked = ""
+        self.failures = 0
         self.ticked = clock.monotonic()
 
     async def run(self) -> str:
@@ -136,6 +140,10 @@ class _Turns:
             return
         self.campaign.derive()
         await self.hooks.publish(self.campaign, _news(self.campaign, trial))
+        self.failures = self.failures + 1 if trial.state is TrialState.FAILED else 0
+        if self.failures == FAILURES_IN_A_ROW and self.campaign.info.state is CampaignState.ACTIVE:
+            reason = f"{self.failures} trials in a row failed, the last one: {trial.reason}"
+            self.campaign.store.set_state(self.campaign.name, CampaignState.PAUSED, actor="matloop", reason=reason)
 
     async def drop(self) -> None:
         """Cancel what is in flight; the executor leaves every step in a legal state."""
@@ -214,10 +222,10 @@ def _news(campaign: Campaign, trial: TrialInfo) -> str:
     label = f"trial {trial.number} {trial.candidate.label}"
     if trial.state is not TrialState.COMPLETED:
         return f"{label}: {trial.state.value.lower()} {trial.reason}".rstrip()
-    wanted = campaign.problem.properties
+    units = campaign.problem.units
     values = [
-        f"{m.property} = {m.value:.4g} {m.unit}"
+        f"{m.property} = {convert(m.value, m.unit, units[m.property]):.4g} {units[m.property]}"
         for m in campaign.store.measurements(campaign.name, trial=trial.number)
-        if m.property in wanted
+        if m.property in units
     ]
     return f"{label}: {', '.join(values) or 'measured'}"

@@ -221,6 +221,16 @@ def test_stop_is_obeyed(tmp_path: Path) -> None:
     assert "budget" in asyncio.run(loop.run(campaign))
 
 
+def test_failures_in_a_row_pause_the_campaign(tmp_path: Path) -> None:
+    """An instrument that rejects everything does not walk through the whole space: a person is asked to look."""
+    broken = '{bench: {use: simulated, options: {instrument: {use: "tests.line_lab:bench"}, faults: {rejected: 1.0}}}}'
+    campaign = _begin(tmp_path, instruments=broken)
+    reason = asyncio.run(loop.run(campaign))
+    assert "10 trials in a row failed" in reason
+    assert campaign.info.state is CampaignState.PAUSED
+    assert 10 <= len(campaign.store.trials(campaign.name)) <= 14
+
+
 def test_people_measure_by_hand(tmp_path: Path) -> None:
     """Without a procedure: ask, tell with a unit, ask again; what was asked and not told comes first."""
     file = _write(tmp_path, procedure="[]", instruments="{}")
