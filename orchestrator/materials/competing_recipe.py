@@ -10,6 +10,7 @@ and binaries whose ground state is none of the prototypes here.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,9 @@ class Relaxer:
 
         atoms = start.structure.to_ase_atoms()
         atoms.calc = self._calculator
-        converged = BFGS(FrechetCellFilter(atoms) if start.cell else atoms, logfile=None).run(fmax=fmax, steps=STEPS)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad=True")  # chgnet's own
+            converged = BFGS(FrechetCellFilter(atoms) if start.cell else atoms, logfile=None).run(fmax, STEPS)
         relaxed = Structure(atoms.cell.array, atoms.get_chemical_symbols(), atoms.get_scaled_positions())
         return relaxed, float(atoms.get_potential_energy()) / len(atoms), bool(converged)
 
@@ -256,7 +259,8 @@ def main(out: Path) -> None:
         "package": f"chgnet {version('chgnet')}",
         "weights_sha256": _weights_sha256(),
         "command": "python -m orchestrator.materials.competing_recipe --out FILE",
-        "relaxation": f"ase BFGS, FrechetCellFilter, fmax {COARSE} then {FINE} eV/angstrom, at most {STEPS} steps, CPU",
+        "relaxation": f"ase BFGS, FrechetCellFilter (molecular crystals: positions only), fmax {COARSE} then {FINE}"
+        f" eV/angstrom, at most {STEPS} steps, CPU",
         "sources": "orchestrator/materials/data/prototypes.json names the source of each prototype",
         "tried": tried,
         "left_out": left_out,
