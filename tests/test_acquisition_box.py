@@ -114,21 +114,21 @@ def test_proposals_are_points_of_the_space(policy: Policy, space: Box) -> None:
     """Different, new, rounded and feasible: making each point again gives the same candidate."""
     data = measured(space, 12)
     surrogate = trained(data) if policy.needs() else None
-    made = choose(policy, space, data, surrogate, q=4)
+    made = choose(policy, space, data, surrogate, q=3)
     ids = {p.candidate.id for p in made}
-    assert len(ids) == 4
+    assert len(ids) == 3
     assert not ids & {row.candidate.id for row in data.rows}
     for proposal in made:
         assert space.make(proposal.candidate.parameters).id == proposal.candidate.id
-    again = choose(policy, space, data, surrogate, q=4)
+    again = choose(policy, space, data, surrogate, q=3)
     assert [p.candidate.id for p in made] == [p.candidate.id for p in again]
 
 
 @pytest.mark.parametrize("space", [MIXED, MIXTURE, SQUARE], ids=["mixed", "mixture", "square"])
 def test_a_short_campaign_comes_near_the_best_settings(space: Box) -> None:
-    """From 8 random points, 4 rounds of 3 beat 12 further random points by far."""
+    """From 8 random points, 3 rounds of 3 beat 9 further random points by far."""
     data = measured(space, 8)
-    for _ in range(4):
+    for _ in range(3):
         surrogate = trained(data)
         rows = list(data.rows)
         for proposal in choose(QUICK, space, data, surrogate, q=3):
@@ -137,7 +137,7 @@ def test_a_short_campaign_comes_near_the_best_settings(space: Box) -> None:
             rows.append(Row(trial, proposal.candidate, {}, "yield", value, None, Outcome.MEASURED, measurement=trial))
         data = Dataset(tuple(rows))
     reached = max(row.value for row in data.rows if row.value is not None)
-    chance = np.median([max(truth(c) for c in space.sample(20, seed)) for seed in range(20)])
+    chance = np.median([max(truth(c) for c in space.sample(17, seed)) for seed in range(20)])
     assert reached > 0.6 * float(chance)  # both are negative: 0 is the best there is
 
 
@@ -177,9 +177,9 @@ def test_constraints_on_results_and_two_objectives() -> None:
 def test_a_target_inside_the_box() -> None:
     """With goal: target the chosen points are predicted near the target."""
     problem = Problem((Objective("yield", "percent", "target", target=-0.2),))
-    data = measured(SQUARE, 20, problem)
-    made = choose(QUICK, SQUARE, data, trained(data, problem), problem=problem, q=3)
-    assert np.median([abs(truth(p.candidate) + 0.2) for p in made]) < 0.03
+    data = measured(SQUARE, 16, problem)
+    made = choose(QUICK, SQUARE, data, trained(data, problem), problem=problem, q=1)
+    assert abs(truth(made[0].candidate) + 0.2) < 0.03
 
 
 def test_an_exhausted_grid_gives_what_is_left() -> None:
