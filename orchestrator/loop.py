@@ -17,7 +17,7 @@ from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.record.states import AttemptState, CampaignState, TrialState
 from orchestrator.record.views import FitInfo, TrialInfo
-from orchestrator.units import convert
+from orchestrator.units import convert, shown
 
 T = TypeVar("T")
 FAILURES_IN_A_ROW = 10
@@ -224,7 +224,7 @@ def _news(campaign: Campaign, trial: TrialInfo) -> str:
         return f"{label}: {trial.state.value.lower()} {trial.reason}".rstrip()
     units = campaign.problem.units
     values = [
-        f"{m.property} = {convert(m.value, m.unit, units[m.property]):.4g} {units[m.property]}"
+        f"{m.property} = {convert(m.value, m.unit, units[m.property]):.4g} {shown(units[m.property])}".rstrip()
         for m in campaign.store.measurements(campaign.name, trial=trial.number)
         if m.property in units
     ]

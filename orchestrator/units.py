@@ -98,6 +98,11 @@ def convert(value: float, unit: str, to: str) -> float:
     return float(registry().Quantity(value, _parse(unit)).to(_parse(to)).magnitude)
 
 
+def shown(unit: str) -> str:
+    """Return a unit as people want to read it: nothing for a number without one."""
+    return "" if unit in DIMENSIONLESS else unit
+
+
 def scale(unit: str, to: str) -> float:
     """Return the factor for differences (standard errors) between two units of one dimension.
 
