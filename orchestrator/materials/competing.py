@@ -28,7 +28,6 @@ class Phase:
         prototype: structure type that it started from.
         energy: eV per atom, by the potential of the file.
         crystal: relaxed structure.
-        start: structure before relaxation.
         converged: whether the relaxation reached its force bound; where not, the energy is an upper bound.
     """
 

@@ -1,10 +1,11 @@
 """Make the file of competing phases: elements and binaries from prototypes, relaxed with CHGNet.
 
-Run it as ``python -m orchestrator.materials.competing_recipe --out FILE``. It takes about half an hour on one core.
+Run it as ``python -m orchestrator.materials.competing_recipe --out FILE``. It takes about twenty minutes of one core.
 CHGNet: B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023), doi:10.1038/s42256-023-00716-3.
 
 What the list leaves out, so that a hull from it is an upper bound: ternary and higher phases, intermetallics,
-and binaries whose ground state is none of the prototypes here.
+and binaries whose ground state is none of the prototypes here. Ytterbium is in the list, but the data that the
+potential learned from has it divalent only: leave it out of searches.
 """
 
 from __future__ import annotations
