@@ -3,7 +3,7 @@
 Run it as ``python -m orchestrator.materials.competing_recipe --out FILE``. It takes about twenty minutes of one core.
 CHGNet: B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023), doi:10.1038/s42256-023-00716-3.
 
-What the list leaves out, so that a hull from it is an upper bound: ternary and higher phases, intermetallics,
+What the list leaves out, so that materials look more stable than they are: ternary and higher phases, intermetallics,
 and binaries whose ground state is none of the prototypes here. Ytterbium is in the list, but the data that the
 potential learned from has it divalent only: leave it out of searches.
 """
