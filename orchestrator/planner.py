@@ -128,6 +128,7 @@ class Planner:
         self.parts = parts
         self.problem: Problem = config.problem()
         self._surrogate: Surrogate | None = None
+        self._holds: Path | None = None
 
     @property
     def learns(self) -> bool:
@@ -188,14 +189,22 @@ class Planner:
         started = time.perf_counter()
         report = surrogate.fit(dataset, self.problem, seed)
         report = replace(report, seconds=time.perf_counter() - started, warm=parent is not None and report.warm)
-        self._surrogate = surrogate
+        self._surrogate, self._holds = surrogate, None
         return surrogate, report, seed
 
     def restore(self, folder: Path) -> Surrogate:
-        """Read a stored fit, keeping the caches of the surrogate at hand."""
+        """Read a stored fit, unless the surrogate at hand holds it already: then its caches of the pool still serve.
+
+        Args:
+            folder: of the fit, named by its content.
+
+        Returns:
+            The surrogate; `update` brings it to any dataset.
+        """
         surrogate = self._surrogate or self.parts.new_surrogate()
-        surrogate.load(folder, self.problem)
-        self._surrogate = surrogate
+        if self._holds != folder:
+            surrogate.load(folder, self.problem)
+        self._surrogate, self._holds = surrogate, folder
         return surrogate
 
     def choose(
