@@ -87,7 +87,12 @@ def measure(unit: Unit) -> Mapping[str, Any]:
                 env=environment,
             )
         finally:
-            subprocess.run([str(Path(sys.executable).with_name("matloop")), "down"], check=False, capture_output=True, env=environment)
+            subprocess.run(
+                [str(Path(sys.executable).with_name("matloop")), "down"],
+                check=False,
+                capture_output=True,
+                env=environment,
+            )
     if done.returncode != 0:
         raise RuntimeError(done.stdout + done.stderr)
     return {"seconds_per_trial": json.loads(done.stdout.splitlines()[-1])}
