@@ -407,6 +407,21 @@ class DerivedProperty(Protocol):
         """
 
 
+@runtime_checkable
+class HasReference(Protocol):
+    """Mix-in of derived properties that compare what is measured with reference data of one origin."""
+
+    def check_reference(self, names: frozenset[str]) -> None:
+        """Refuse an instrument of another origin.
+
+        Args:
+            names: what the instrument says of itself: its `knows`, and its capability's fidelity after the colon.
+
+        Raises:
+            IncompatibleError: what it measures cannot be compared with the reference data.
+        """
+
+
 PROTOCOLS: Mapping[str, type] = {
     "instruments": Instrument,
     "surrogates": Surrogate,

@@ -94,9 +94,9 @@ def test_version_follows_the_phases(tmp_path: Path) -> None:
 def test_another_potential_is_refused(tmp_path: Path) -> None:
     """Energies of another potential cannot be compared with the file's."""
     hull = PotentialHull(PotentialHull.Options(phases=hull_file(tmp_path, ENERGIES)))
-    hull.check_potential(frozenset({"toy-1"}))
+    hull.check_reference(frozenset({"toy-1"}))
     with pytest.raises(IncompatibleError, match="competing phases of toy-1, but the energies come from emt"):
-        hull.check_potential(frozenset({"emt"}))
+        hull.check_reference(frozenset({"emt"}))
 
 
 def test_damaged_or_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from orchestrator.config.procedure import (
 from orchestrator.config.read import Loaded
 from orchestrator.config.schema import CampaignConfig, LabConfig
 from orchestrator.domain import Description, Problem
-from orchestrator.protocols import AcquisitionPolicy, BoxSpace, FiniteSpace, SearchSpace, Surrogate
+from orchestrator.errors import IncompatibleError
+from orchestrator.protocols import AcquisitionPolicy, BoxSpace, FiniteSpace, HasReference, SearchSpace, Surrogate
 
 BY_HAND_STEP = "measure"
 """Name of the one step of a campaign without a procedure, which people measure and tell."""
@@ -165,9 +166,23 @@ class _Check:
             if derived.property in measured:
                 message = f"{derived.property!r} is measured by a step already; give the derived property another name"
                 raise self.source.error(message, (*at, "property"))
+            if isinstance(function, HasReference) and self.config.procedure:
+                self._same_origin(function, steps.index(derived.source), descriptions, (*at, "use"))
             measured[derived.property] = (function.unit(), f"{derived.use!r}")
         if self.config.procedure:
             check_measured(self.config, measured, self.source)
+
+    def _same_origin(
+        self, function: HasReference, step: int, descriptions: Mapping[str, Description], at: tuple[str | int, ...]
+    ) -> None:
+        """Refuse a derived property whose reference data have another origin than the step's instrument."""
+        config = self.config.procedure[step]
+        description = descriptions[config.instrument]
+        fidelity = description.capability(config.capability).fidelity.partition(":")[2]
+        try:
+            function.check_reference(description.knows | {fidelity})
+        except IncompatibleError as error:
+            raise self.source.error(str(error), at) from error
 
     def _initial(self, space: SearchSpace) -> PastResults:
         initial, at = self.config.initial, ("initial",)

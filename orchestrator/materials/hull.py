@@ -80,7 +80,7 @@ class PotentialHull:
     """The derived property ``potential_hull``: energy above the potential hull, in eV per atom.
 
     The energies that it reads must come from the potential that made the file of competing phases: a difference of
-    two potentials' energies means nothing. Whoever wires a campaign checks it with `check_potential`.
+    two potentials' energies means nothing. Whoever wires a campaign checks it with `check_reference`.
     """
 
     class Options(BaseOptions):
@@ -110,7 +110,7 @@ class PotentialHull:
         """Name the potential of the competing phases, such as ``chgnet-0.3.0``."""
         return self._phases.potential
 
-    def check_potential(self, names: frozenset[str]) -> None:
+    def check_reference(self, names: frozenset[str]) -> None:
         """Refuse an instrument of another potential.
 
         Args:
