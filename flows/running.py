@@ -91,6 +91,11 @@ def _farewell(campaign: Campaign, console: Console, reason: str) -> None:
     console.print(f"[bold]{campaign.name}[/] {said}", soft_wrap=True)
     if view.ranked:
         console.print(f"best so far: {view.ranked[0].trial.candidate.label} ({view.best_value()})")
+    broken = sum(not best.feasible for best in view.ranked)
+    if campaign.problem.constraints:
+        console.print(
+            f"{broken} of {len(view.ranked)} results break a constraint ({broken / max(1, len(view.ranked)):.0%})"
+        )
     if view.info.state is CampaignState.DONE:
         console.print(f"report: matloop report {campaign.name}")
     else:

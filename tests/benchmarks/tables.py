@@ -16,6 +16,8 @@ from typing import Any
 from tests.benchmarks.data import SOURCES
 
 RESULTS = Path(__file__).parent / "results"
+METRIC = re.compile(r"(.+?)(_half_(?:chosen_on|other))?(?:_minus_(.+))?")
+"""Metric, the part of the data that it was measured on, and the arm that it is a difference to."""
 BLOCK = re.compile(r"(<!-- results:(?P<name>[a-z_]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -24,38 +26,60 @@ def number(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.3g}"
 
 
+def cell(row: dict[str, Any] | None) -> str:
+    """Write a median with its interval, where it has one."""
+    if row is None:
+        return ""
+    if row.get("low") is None or row["low"] == row["high"] == row["median"]:
+        return number(row["median"])
+    return f"{number(row['median'])} ({number(row['low'])} – {number(row['high'])})"
+
+
+def grid(rows: list[dict[str, Any]]) -> list[str]:
+    """Write rows of who, metric, unit as Markdown: a line an arm, a column a metric."""
+    arms = list(dict.fromkeys(row["who"] for row in rows))
+    units = {row["metric"]: row["unit"] for row in rows}
+    cells = {(row["who"], row["metric"]): row for row in rows}
+    head = [""] + [f"{m} ({u})" if u not in {"", "share", "count"} else m for m, u in units.items()]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for arm in arms:
+        name = f"**{arm}**" if arm == "matloop" else arm
+        lines.append("| " + " | ".join([name, *(cell(cells.get((arm, metric))) for metric in units)]) + " |")
+    return lines
+
+
 def table(name: str, content: dict[str, Any]) -> str:
-    """Write one result file as a Markdown table: a line an arm, a column a metric.
+    """Write one result file as Markdown tables: the arms, what they differ by, then the parts of the data.
 
     Args:
         name: of the benchmark.
         content: of its JSON file.
     """
-    rows = content["rows"]
-    arms = list(dict.fromkeys(row["who"] for row in rows))
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    cells = {(row["who"], row["metric"]): row for row in rows}
-    units = {row["metric"]: row["unit"] for row in rows}
-    head = [""] + [f"{m} ({units[m]})" if units[m] not in {"", "share", "count"} else m for m in metrics]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for arm in arms:
-        line = [f"**{arm}**" if arm == "matloop" else arm]
-        for metric in metrics:
-            row = cells.get((arm, metric))
-            if row is None:
-                line.append("")
-            elif row.get("low") is None or row["low"] == row["high"] == row["median"]:
-                line.append(number(row["median"]))
-            else:
-                line.append(f"{number(row['median'])} ({number(row['low'])} – {number(row['high'])})")
-        lines.append("| " + " | ".join(line) + " |")
-    seeds = sorted({row["n"] for row in rows if row.get("n")})
+    parts: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for row in content["rows"]:
+        match = METRIC.fullmatch(row["metric"])
+        base, part, other = match.groups() if match else (row["metric"], None, None)
+        who = f"matloop − {other}" if other else row["who"]
+        parts.setdefault((part or "", bool(other)), []).append({**row, "who": who, "metric": base})
+    lines = grid(parts.pop(("", False)))
+    if ("", True) in parts:
+        lines += ["", "Paired differences:", "", *grid(parts.pop(("", True)))]
+    seeds = sorted({row["n"] for row in content["rows"] if row.get("n")})
     foot = f"{content['work']} Measured {content['date']} on {content['machine']} by `{content['command']}`"
     foot += f"; n = {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}; median (interval)." if seeds else "."
     if name in SOURCES:
         source = SOURCES[name]
         foot += f" Data: {source.repository}, `{source.path}` ({source.licence}), SHA-256 `{source.sha256}`."
-    return "\n".join([*lines, "", foot, ""])
+    lines += ["", foot, ""]
+    if parts or "arms" in content:
+        lines += ["<details><summary>What the arms are, and the halves of the pool</summary>", ""]
+        lines += [f"- {arm}: {words}" for arm, words in content.get("arms", {}).items()]
+        if "settings_chosen_on" in content:
+            lines += ["", f"Settings were chosen on `{content['settings_chosen_on']}` alone.", ""]
+        for (part, differs), rows in parts.items():
+            lines += [f"`{part.strip('_')}`{', paired differences' if differs else ''}:", "", *grid(rows), ""]
+        lines += ["</details>", ""]
+    return "\n".join(lines)
 
 
 def render(text: str) -> str:
