@@ -10,7 +10,8 @@ import pytest
 from orchestrator.domain import Array, Candidate
 from orchestrator.replay import Truth
 from tests.benchmarks import peers
-from tests.benchmarks.discovery import ARMS, PARTS, part_of, rows_of, units
+from tests.benchmarks.discovery import rows_of
+from tests.benchmarks.discovery_arms import ARMS, PARTS, part_of, units
 
 
 def pool(n: int) -> Truth:
@@ -31,6 +32,9 @@ def test_the_halves_share_nothing_and_make_the_whole() -> None:
     backwards = Truth(truth.candidates[::-1], truth.utility[::-1], truth.values[::-1])
     assert {c.id for c in part_of(backwards, "half_other").candidates} == {c.id for c in two.candidates}
     assert len(part_of(truth, "whole").candidates) == 41
+    unseen = {c.id for c in part_of(truth, "quarter_unseen").candidates}
+    assert unseen < {c.id for c in two.candidates}
+    assert unseen
 
 
 def test_differences_are_paired_by_seed() -> None:
