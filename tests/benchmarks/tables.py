@@ -16,7 +16,7 @@ from typing import Any
 from tests.benchmarks.data import SOURCES
 
 RESULTS = Path(__file__).parent / "results"
-METRIC = re.compile(r"(.+?)(_half_(?:chosen_on|other))?(?:_minus_(.+))?")
+METRIC = re.compile(r"(.+?)(_(?:half|quarter)_(?:chosen_on|other|unseen))?(?:_minus_(.+))?")
 """Metric, the part of the data that it was measured on, and the arm that it is a difference to."""
 BLOCK = re.compile(r"(<!-- results:(?P<name>[a-z_]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
@@ -72,7 +72,7 @@ def table(name: str, content: dict[str, Any]) -> str:
         foot += f" Data: {source.repository}, `{source.path}` ({source.licence}), SHA-256 `{source.sha256}`."
     lines += ["", foot, ""]
     if parts or "arms" in content:
-        lines += ["<details><summary>What the arms are, and the halves of the pool</summary>", ""]
+        lines += ["<details><summary>What the arms are, and the parts of the pool</summary>", ""]
         lines += [f"- {arm}: {words}" for arm, words in content.get("arms", {}).items()]
         if "settings_chosen_on" in content:
             lines += ["", f"Settings were chosen on `{content['settings_chosen_on']}` alone.", ""]
