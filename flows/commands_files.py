@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flows.session import lab_option
 from orchestrator.errors import ConfigError, MatloopError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.replay import Interval, Score
 
 
 @click.command()
@@ -73,7 +80,6 @@ def plugins(*, kind: str | None) -> None:
 def replay(*, file: Path, data: Path | None, seeds: int, against: str, share: float, out: Path | None) -> None:
     """Back-test a campaign file on known data."""
     from rich.console import Console  # noqa: PLC0415  not needed by --help
-    from rich.table import Table  # noqa: PLC0415  the same
 
     from orchestrator import replay as back_test  # noqa: PLC0415  imports the learning rooms
 
@@ -91,19 +97,35 @@ def replay(*, file: Path, data: Path | None, seeds: int, against: str, share: fl
             share=share,
             progress=lambda arm, seed: line.update(f"{arm}, seed {seed}"),
         )
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", title=f"recall of the best {share:.0%}, median of {seeds}"
-    )
-    table.add_column("arm")
-    marks = list(scores[0].recall)
-    for mark in marks:
-        table.add_column(f"after {mark}", justify="right")
-    table.add_column("seconds", justify="right")
-    for score in scores:
-        cells = [f"{i.median:.2f} [{i.low:.2f}, {i.high:.2f}]" for i in (score.recall[mark] for mark in marks)]
-        table.add_row(score.arm, *cells, f"{score.seconds:.1f}")
-    console.print(table)
+    count = f", median of {seeds} campaigns (90 % interval)" if seeds > 1 else ""
+    console.print(f"[bold]recall of the best {share:.0%}[/]{count}")
+    _scores(console, scores, {f"after {mark}": [s.recall[mark] for s in scores] for mark in scores[0].recall})
+    last = list(scores[0].enhancement)[-1]
+    console.print("\n[bold]against random choice[/]: as many finds with fewer trials, more finds with as many")
+    columns = {f"acceleration to {level}": level for level in ("20%", "50%", "80%")}
+    factors = {head: [s.acceleration.get(level) for s in scores] for head, level in columns.items()}
+    _scores(console, scores, {**factors, f"enhancement at {last}": [s.enhancement[last] for s in scores]})
+    console.print("\nseconds of training and choosing: " + ", ".join(f"{s.arm} {s.seconds:.1f}" for s in scores))
     if out is not None:
         command = f"matloop replay {file.name} --seeds {seeds} --against {against}"
         content = back_test.as_json(scores, work=f"replay of {file.name}", command=command)
         out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _scores(console: Console, scores: Sequence[Score], columns: Mapping[str, Sequence[Interval | None]]) -> None:
+    """Print a line an arm; an interval where there are several seeds, a dash where an arm did not get there."""
+    from rich.table import Table  # noqa: PLC0415  not needed by --help
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("arm")
+    for head in columns:
+        table.add_column(head, justify="right")
+    for i, score in enumerate(scores):
+        table.add_row(score.arm, *(_cell(column[i]) for column in columns.values()))
+    console.print(table)
+
+
+def _cell(told: Interval | None) -> str:
+    if told is None:
+        return "–"
+    return f"{told.median:.2f}" + (f"\n({told.low:.2f}–{told.high:.2f})" if told.low != told.high else "")
