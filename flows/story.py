@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.overview import number
 from orchestrator.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator.record.store import CampaignStore
     from orchestrator.record.views import DecisionInfo, TrialInfo
 
@@ -54,7 +56,12 @@ def _chosen(store: CampaignStore, name: str, trial: TrialInfo, decision: Decisio
     lines += [
         f"  expected {prop}: {number(mean)} ± {number(proposal.sd.get(prop))}" for prop, mean in proposal.mean.items()
     ]
-    lines += [f"  {key}: {value}" for key, value in proposal.details.items()]
+    known = {t.candidate.id: f"{t.candidate.label} (trial {t.number})" for t in store.trials(name)}
+    lines += [
+        f"  {key.replace('_', ' ')}: {_plainly(value, known)}"
+        for key, value in proposal.details.items()
+        if key not in {"seed", "pending"}  # said below
+    ]
     lines.append(
         f"  known then: {len(decision.seen)} results (dataset {decision.seen_sha256[:12]}), "
         f"{len(decision.pending)} pending; seed {decision.seed}; {decision.device}, {decision.threads} threads"
@@ -90,6 +97,15 @@ def _done(store: CampaignStore, name: str, trial: TrialInfo) -> list[str]:
         for m in store.measurements(name, trial=trial.number)
     ]
     return lines
+
+
+def _plainly(value: Any, known: Mapping[str, str]) -> str:
+    """Write a detail for people: candidates by their names, numbers short."""
+    if isinstance(value, list | tuple):
+        return ", ".join(_plainly(one, known) for one in value) or "none"
+    if isinstance(value, float):
+        return number(value)
+    return known.get(value, value) if isinstance(value, str) else str(value)
 
 
 def _when(micros: int) -> str:
