@@ -55,7 +55,7 @@ def bench(x: float) -> float:
     """Measure one point; write into the log of the world, if there is one, that it was physically done."""
     log = os.environ.get("LINE_LAB_LOG")
     if log:
-        time.sleep(0.02)
+        time.sleep(0.15)  # long enough that a kill can come in the middle
         with Path(log).open("a") as lines:
             lines.write(f"{x:g}\n")
     return -abs(x - 23.0)
