@@ -26,7 +26,7 @@ from tests.benchmarks.units import HERE, protocol, row, run_missing, say, summar
 
 CHOSEN_ON = (
     f"half_chosen_on: the first half of numpy.random.default_rng({HALVES_SEED}).permutation over the sorted ids."
-    " Kernels and features had been explored before on the first half of the same permutation over the rows of the table;"
+    " Kernels and features had been explored before on the first half of the same permutation over the table's rows;"
     " quarter_unseen holds the rows in neither. The acquisition was left at the default: greedy was a little ahead of"
     " it on half_chosen_on early on, and level at the end."
 )
