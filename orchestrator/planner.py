@@ -29,6 +29,7 @@ from orchestrator.errors import ConfigError, NotEnoughData
 from orchestrator.protocols import (
     AcquisitionPolicy,
     DerivedProperty,
+    LooksAtSpace,
     SearchSpace,
     StoppingRule,
     Surrogate,
@@ -91,6 +92,8 @@ class Parts:
             base=self.base,
             allowed_modules=self.allowed_modules,
         )
+        if isinstance(made, LooksAtSpace):
+            made.look_at(self.space)
         return made
 
 

@@ -286,6 +286,14 @@ class BoxSpace(SearchSpace, Protocol):
         """
 
 
+@runtime_checkable
+class LooksAtSpace(Protocol):
+    """Mix-in of surrogates that use what the space says of its parameters: ranges, logarithms, choices."""
+
+    def look_at(self, space: SearchSpace) -> None:
+        """Take over what the options leave open; called once, before anything is learned or loaded."""
+
+
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
+from orchestrator import plugins
 from orchestrator.domain import Candidate, Dataset, Objective, Outcome, Problem, Row
 from orchestrator.errors import NotEnoughData, SurrogateError
 from orchestrator.surrogates import crossfit
@@ -354,3 +355,23 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
     """A wrong option fails when the surrogate is described, not when it is trained."""
     with pytest.raises(ValueError, match=r"validation error"):
         PotentialGaussianProcessOptions(**options)
+
+
+def test_a_gaussian_process_looks_at_its_box() -> None:
+    """Ranges, logarithms and choices of the axes are taken over; what the options say stands."""
+    space = plugins.build(
+        "spaces",
+        "box",
+        {
+            "parameters": {
+                "time": {"unit": "hour", "min": 1, "max": 100, "log": True},
+                "gas": {"choices": ["air", "argon"]},
+                "mass": {"unit": "g", "min": 0, "max": 2},
+            }
+        },
+    )
+    told = GaussianProcess(GaussianProcessOptions(bounds={"mass": (0.0, 5.0)}))
+    told.look_at(space)
+    assert told.options.log == ("time",)
+    assert told.options.bounds == {"time": (1.0, 100.0), "mass": (0.0, 5.0)}
+    assert told.options.choices == {"gas": ("air", "argon")}

@@ -17,7 +17,7 @@ from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.errors import SurrogateError
 from orchestrator.networks import composition, environments
 from orchestrator.networks.crystals import crystals_of
-from orchestrator.protocols import Options, Support
+from orchestrator.protocols import BoxSpace, Options, SearchSpace, Support
 from orchestrator.surrogates.encoding import Columns, Scaling
 from orchestrator.surrogates.gaussian import Design, WithBotorch
 from orchestrator.surrogates.kernels import Term
@@ -64,6 +64,20 @@ class GaussianProcess(WithBotorch):
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
         return frozenset({"structure", "composition", "parameters", "uncertainty", "draws", "botorch"})
+
+    def look_at(self, space: SearchSpace) -> None:
+        """Take ranges, logarithms and choices from a box, where the options say nothing of them."""
+        if not isinstance(space, BoxSpace) or self.options.features == "composition":
+            return
+        numeric = [axis for axis in space.axes() if axis.kind != "categorical"]
+        names = {axis.name: axis.choices for axis in space.axes() if axis.kind == "categorical"}
+        self.options = self.options.model_copy(
+            update={
+                "log": self.options.log or tuple(axis.name for axis in numeric if axis.log),
+                "bounds": {a.name: (a.low, a.high) for a in numeric if a.high > a.low} | self.options.bounds,
+                "choices": names | self.options.choices,
+            }
+        )
 
     def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
         del seed, warm
