@@ -113,6 +113,7 @@ class _Turns:
         self.in_flight: dict[asyncio.Task[TrialInfo], int] = {}
         self.exhausted = ""
         self.blocked = ""
+        self.unanswered = ""
         self.failures = 0
         self.ticked = clock.monotonic()
 
@@ -135,7 +136,10 @@ class _Turns:
         """Take in how a trial ended; a trial that may not go on ends the turns, not the campaign."""
         try:
             trial = await task
-        except (BudgetSpent, Unanswered) as error:
+        except Unanswered as error:
+            self.blocked = self.unanswered = str(error)
+            return
+        except BudgetSpent as error:
             self.blocked = str(error)
             return
         self.campaign.derive()
@@ -196,6 +200,10 @@ class _Turns:
         waiting = [a for a in campaign.store.open_attempts(campaign.name) if a.state is AttemptState.UNKNOWN]
         if waiting:
             reason = f"waits for a person's answer on trial {waiting[0].trial}: matloop answer {campaign.name}"
+            await self.hooks.publish(campaign, reason)
+            return reason
+        if self.unanswered:  # and answered meanwhile: the campaign is not done, it only has to be resumed
+            reason = f"a question was answered while nothing else could go on: matloop resume {campaign.name}"
             await self.hooks.publish(campaign, reason)
             return reason
         reason = campaign.stop_reason() or self.blocked or self.exhausted or "nothing is left to do"

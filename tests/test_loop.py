@@ -19,9 +19,10 @@ from orchestrator import loop
 from orchestrator.campaign import Campaign
 from orchestrator.decisions import verify_decisions
 from orchestrator.domain import Quantity
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, Unanswered
 from orchestrator.execution.answers import answer_done, answer_not_started, questions
 from orchestrator.execution.clock import VirtualClock, run_virtual
+from orchestrator.execution.executor import Executor
 from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.store import CampaignStore
 from tests.fakes import ListSpace
@@ -229,6 +230,21 @@ def test_failures_in_a_row_pause_the_campaign(tmp_path: Path) -> None:
     assert "10 trials in a row failed" in reason
     assert campaign.info.state is CampaignState.PAUSED
     assert 10 <= len(campaign.store.trials(campaign.name)) <= 14
+
+
+def test_an_answer_in_between_does_not_end_the_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that held everything up and was answered meanwhile leaves the campaign to be resumed, not DONE."""
+    campaign = _begin(tmp_path)
+
+    async def held(*_: object) -> None:
+        message = "trial 1 cannot go on before an answer"
+        raise Unanswered(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Executor, "carry_out", held)
+        assert "resume" in asyncio.run(loop.run(campaign))
+    assert campaign.info.state is CampaignState.ACTIVE
+    assert "budget: all 12" in asyncio.run(loop.run(campaign))
 
 
 def test_people_measure_by_hand(tmp_path: Path) -> None:
