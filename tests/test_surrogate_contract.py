@@ -30,13 +30,13 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 @pytest.fixture(autouse=True, scope="module")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Keep feature caches out of the user's folder."""
-    from orchestrator.networks import pretrained  # noqa: PLC0415  imports torch, which collection should not
+    from orchestrator.networks import feature_cache, pretrained  # noqa: PLC0415  imports torch, which collection should not
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(pretrained.CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-        pretrained._store.cache_clear()
+        patch.setenv(feature_cache.CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        pretrained._cache.cache_clear()
         yield
-        pretrained._store.cache_clear()
+        pretrained._cache.cache_clear()
 
 
 def crystal_of(structure: Structure) -> Crystal:

@@ -15,26 +15,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
-import os
-import threading
-import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from platformdirs import user_cache_path
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from orchestrator.domain import Array, Crystal
 from orchestrator.errors import MaterialError
-from orchestrator.networks.crystals import content_key, to_structure
+from orchestrator.networks.crystals import to_structure
+from orchestrator.networks.feature_cache import FeatureCache, cache_folder
 
 KNOWLEDGE = "chgnet-0.3.0"
 """What surrogates that use these features declare in `knows`."""
@@ -56,12 +50,6 @@ SCALARS: tuple[Scalar, ...] = (
     "density",
 )
 DIMENSION = len(LAYERS) * len(POOLS) * WIDTH + len(SCALARS)
-FEW_FILES = 32
-"""Cache files above which they are merged into one."""
-MOST_CACHED = 200_000
-"""Crystals kept in memory and on disk: 0.8 GB at 4 kB each; the oldest go first."""
-CACHE_VARIABLE = "MATLOOP_CACHE"
-"""Environment variable that names another folder for caches."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,80 +85,19 @@ def features(crystals: Sequence[Crystal]) -> Array:
     Raises:
         MaterialError: CHGNet cannot read a crystal.
     """
-    return _store().get(crystals)
+    return _cache().get(crystals)
 
 
-class FeatureStore:
-    """Features by crystal, in memory and on disk.
+def cache_in(folder: Path | None) -> FeatureCache:
+    """Return a cache of these features in a folder; None keeps nothing on disk."""
+    return FeatureCache(folder, DIMENSION, _compute)
 
-    Args:
-        folder: where files are kept; None keeps nothing on disk.
-    """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self._known: dict[str, npt.NDArray[np.float32]] = {}
-        self._read = False
-        self._lock = threading.Lock()
-
-    def get(self, crystals: Sequence[Crystal]) -> Array:
-        """Return features, computing what is not known yet; n × `DIMENSION`."""
-        keys = [content_key(crystal) for crystal in crystals]
-        with self._lock:
-            missing = [i for i, key in enumerate(keys) if key not in self._known]
-            if missing and not self._read:
-                self._read_files()
-                missing = [i for i in missing if keys[i] not in self._known]
-            if missing:
-                self._compute({keys[i]: crystals[i] for i in missing})
-            return np.array([self._known[key] for key in keys], dtype=np.float64).reshape(len(keys), DIMENSION)
-
-    def _compute(self, wanted: dict[str, Crystal]) -> None:
-        if len(wanted) > 100:  # noqa: PLR2004  two seconds: long enough to say so
-            _log.info("computing CHGNet features of %d crystals, about 20 ms each", len(wanted))
-        new = {}
-        try:
-            for key, crystal in wanted.items():
-                new[key] = _network().describe(crystal)
-        finally:
-            self._known |= new
-            if new:
-                self._write(new)
-
-    def _read_files(self) -> None:
-        self._read = True
-        if self.folder is None:
-            return
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.name)
-        for path in files:
-            try:
-                with safe_open(path, framework="np") as file:
-                    keys = json.loads((file.metadata() or {})["keys"])
-                    values = file.get_tensor("features")
-            except (OSError, SafetensorError, KeyError, ValueError) as error:
-                _log.warning("the cache file %s cannot be used (%s); its features are computed again", path, error)
-                continue
-            if values.shape == (len(keys), DIMENSION) and values.dtype == np.float32:
-                self._known |= dict(zip(keys, values, strict=True))
-        while len(self._known) > MOST_CACHED:
-            self._known.pop(next(iter(self._known)))
-        if len(files) > FEW_FILES and self._write(self._known):
-            for path in files:
-                path.unlink(missing_ok=True)
-
-    def _write(self, new: dict[str, npt.NDArray[np.float32]]) -> bool:
-        if self.folder is None:
-            return False
-        name = uuid.uuid4().hex
-        partial = self.folder / f".{name}.partial"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"features": np.array(list(new.values()))}, partial, {"keys": json.dumps(list(new))})
-            partial.replace(self.folder / f"{name}.safetensors")
-        except OSError as error:  # a cache is a convenience: a full disk must not stop a campaign here
-            _log.warning("CHGNet features cannot be cached in %s: %s", self.folder, error)
-            return False
-        return True
+def _compute(crystals: Sequence[Crystal]) -> Iterator[npt.NDArray[np.float32]]:
+    if len(crystals) > 100:  # noqa: PLR2004  two seconds: long enough to say so
+        _log.info("computing CHGNet features of %d crystals, about 20 ms each", len(crystals))
+    for crystal in crystals:
+        yield _network().describe(crystal)
 
 
 class _Network:
@@ -232,7 +159,5 @@ def _network() -> _Network:
 
 
 @cache
-def _store() -> FeatureStore:
-    base = os.environ.get(CACHE_VARIABLE)
-    folder = Path(base) if base else user_cache_path("matloop", appauthor=False)
-    return FeatureStore(folder / f"{KNOWLEDGE}-layout{LAYOUT}")
+def _cache() -> FeatureCache:
+    return cache_in(cache_folder(f"{KNOWLEDGE}-layout{LAYOUT}"))
