@@ -22,6 +22,7 @@ from orchestrator.domain import (
     Dataset,
     DecisionSummary,
     Description,
+    Explanation,
     FitReport,
     Health,
     Identity,
@@ -189,6 +190,59 @@ class HasBotorchView(Protocol):
 
     def to_botorch(self) -> BotorchView:
         """Return the posterior of the last update as a botorch model; never re-runs a graph network per call."""
+
+
+@runtime_checkable
+class PredictsSuccess(Protocol):
+    """Mix-in of surrogates that support ``feasibility``: they learn from failed trials."""
+
+    def success(self, candidates: Sequence[Candidate]) -> Array:
+        """Return the probability that a trial of each candidate yields a value, n."""
+
+
+@runtime_checkable
+class KnowsItsDomain(Protocol):
+    """Mix-in of surrogates that can tell a candidate unlike everything they were trained on."""
+
+    def outside(self, candidates: Sequence[Candidate]) -> Array:
+        """Return how far outside each candidate lies, n.
+
+        The unit is the distance within which 99 % of the training candidates have another one: above 1 a prediction is
+        an extrapolation.
+        """
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """Mix-in of surrogates that can say why."""
+
+    def explain(self, candidates: Sequence[Candidate], name: str) -> tuple[Explanation, ...]:
+        """Explain the predictions of one property.
+
+        Args:
+            candidates: n candidates.
+            name: of a modelled property.
+
+        Returns:
+            n explanations, in the property's unit.
+        """
+
+
+@runtime_checkable
+class Transfers(Protocol):
+    """Mix-in of surrogates that can start from a fit of another campaign or of a public data set."""
+
+    def start_from(self, folder: Path) -> None:
+        """Take what carries over from another fit, whatever its properties were: weights, not labels.
+
+        Called once, before the first `fit`, which then starts from it.
+
+        Args:
+            folder: as `save` wrote it; hash and kind are checked.
+
+        Raises:
+            SurrogateError: the fit is of another kind or another network.
+        """
 
 
 # --- search spaces --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from orchestrator.domain.canonical import (
     sha256,
 )
 from orchestrator.domain.dataset import Dataset, Labels, Measurement, Outcome, Quality, Row
+from orchestrator.domain.explanation import Contribution, Explanation, Neighbour, Substitution
 from orchestrator.domain.knowledge import DecisionSummary, FitReport, Prediction, Proposal, Spent
 from orchestrator.domain.orders import (
     Absent,
@@ -48,10 +49,12 @@ __all__ = [
     "Candidate",
     "Capability",
     "Constraint",
+    "Contribution",
     "Crystal",
     "Dataset",
     "DecisionSummary",
     "Description",
+    "Explanation",
     "Fidelity",
     "Finished",
     "FitReport",
@@ -63,6 +66,7 @@ __all__ = [
     "Labels",
     "Limit",
     "Measurement",
+    "Neighbour",
     "Objective",
     "Order",
     "Outcome",
@@ -79,6 +83,7 @@ __all__ = [
     "Row",
     "Running",
     "Spent",
+    "Substitution",
     "Unsure",
     "Value",
     "Whereabouts",

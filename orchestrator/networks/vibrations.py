@@ -1,10 +1,11 @@
 """What a pretrained potential says of a crystal's vibrations, as features: harmonic phonons without a single label.
 
-Every symmetry-distinct atom of a small supercell is moved by 0.02 Å, a potential whose weights come inside a wheel gives
-the forces, and phonopy (Togo et al., Journal of Physics: Condensed Matter 35, 353001, 2023,
-doi:10.1088/1361-648X/acd831) makes force constants and frequencies of them. Universal potentials are systematically soft
-(Deng et al., npj Computational Materials 11, 9, 2025, doi:10.1038/s41524-024-01500-6), which a regression on a few
-labels corrects; what is left is far smaller than the error of a network that starts from the structure alone.
+Every symmetry-distinct atom of a small supercell is moved by 0.02 Å, a potential whose weights come inside a wheel
+gives the forces, and phonopy (Togo et al., Journal of Physics: Condensed Matter 35, 353001, 2023,
+doi:10.1088/1361-648X/acd831) makes force constants and frequencies of them. Universal potentials are too soft, in much
+the same way everywhere (Deng et al., npj Computational Materials 11, 9, 2025, doi:10.1038/s41524-024-01500-6); a
+regression on a few labels corrects that, and what is left is far smaller than the error of a network that starts from
+the structure alone.
 
 The crystal is taken as it is: it is not relaxed, and the forces of the undisturbed supercell are subtracted. Phonons
 take seconds a crystal, so that they are computed in as many processes as there are cores, and kept.
