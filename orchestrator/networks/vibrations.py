@@ -275,10 +275,8 @@ def _sevennet() -> Forces:
 
 
 def _crystal(cell: Any) -> Crystal:
-    return Crystal(
-        lattice=tuple(tuple(float(x) for x in row) for row in cell.cell),  # type: ignore[arg-type]
-        species=tuple(cell.symbols),
-        frac_coords=tuple(tuple(float(x) for x in row) for row in cell.scaled_positions),  # type: ignore[misc]
+    return Crystal.from_json(
+        {"lattice": cell.cell.tolist(), "species": list(cell.symbols), "frac_coords": cell.scaled_positions.tolist()}
     )
 
 
