@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from orchestrator.domain import Candidate, Crystal
 from orchestrator.errors import Diverged, MaterialError, SurrogateError
 from orchestrator.networks import composition, devices, environments, graphs
-from orchestrator.networks.megnet import READOUT, new_trunk, represent
 from orchestrator.networks.training import Schedule, shrink_and_perturb, train
+from orchestrator.networks.trunk import new_trunk, represent
 
 CPU = torch.device("cpu")
 
@@ -148,12 +148,15 @@ def test_a_trunk_learns_and_averages() -> None:
     crystals = [caesium_chloride(3.6 + 0.1 * i, one, "Cl") for i, one in enumerate(("Li", "Na", "K", "Rb", "Cs", "Tl"))]
     cache = graphs.GraphCache(4.5).get(crystals)
     y = np.column_stack([np.linspace(-1, 1, 6), [np.nan, 1.0, np.nan, 0.0, -1.0, 0.5]])
-    before = new_trunk(2, 4.5, 1, seed=0)
+    before = new_trunk("megnet", 2, 0, cutoff=4.5, blocks=1)
     state = torch.random.get_rng_state()
     schedule = Schedule(epochs=30, batch=6, rate=1e-2)
-    trained = [train(new_trunk(2, 4.5, 1, seed=0), cache, y, schedule=schedule, seed=1, device=CPU) for _ in range(2)]
+    trained = [
+        train(new_trunk("megnet", 2, 0, cutoff=4.5, blocks=1), cache, y, schedule=schedule, seed=1, device=CPU)
+        for _ in range(2)
+    ]
     assert torch.equal(state, torch.random.get_rng_state())
-    answers = [represent(trunk, cache, CPU)[:, READOUT:] for trunk in (before, *trained)]
+    answers = [represent(trunk, cache, CPU)[:, trunk.width :] for trunk in (before, *trained)]
     errors = [np.nanmean((answer - y) ** 2) for answer in answers]
     assert errors[1] < 0.5 * errors[0]
     np.testing.assert_array_equal(answers[1], answers[2])
@@ -162,16 +165,16 @@ def test_a_trunk_learns_and_averages() -> None:
 def test_a_trunk_answers_alike_in_any_batch() -> None:
     """A row is bit for bit the same alone and among others."""
     cache = graphs.GraphCache(4.5).get([caesium_chloride(3.9 + 0.05 * i) for i in range(7)])
-    trunk = new_trunk(1, 4.5, 2, seed=0)
+    trunk = new_trunk("megnet", 1, 0, cutoff=4.5, blocks=2)
     whole = represent(trunk, cache, CPU)
-    assert whole.shape == (7, READOUT + 1)
+    assert whole.shape == (7, trunk.width + 1)
     for i in (0, 3, 6):
         np.testing.assert_array_equal(represent(trunk, cache[i : i + 1], CPU)[0], whole[i])
 
 
 def test_a_warm_start_keeps_and_perturbs() -> None:
     """Matrices become half the old ones plus a tenth of fresh ones; the element table is kept whole."""
-    old, fresh = new_trunk(1, 4.0, 1, seed=0), new_trunk(1, 4.0, 1, seed=1)
+    old, fresh = (new_trunk("megnet", 1, seed, blocks=1) for seed in (0, 1))
     name = "head.0.weight"
     wanted = 0.5 * old.state_dict()[name] + 0.1 * fresh.state_dict()[name]
     mixed = shrink_and_perturb(old.state_dict(), fresh).state_dict()
@@ -185,7 +188,7 @@ def test_training_that_explodes_is_an_error() -> None:
     cache = graphs.GraphCache(4.5).get([caesium_chloride(4.0), caesium_chloride(4.2)])
     with pytest.raises(Diverged, match="2 crystals"):
         train(
-            new_trunk(1, 4.5, 1, seed=0),
+            new_trunk("megnet", 1, 0, cutoff=4.5, blocks=1),
             cache,
             np.array([[1.0], [0.0]]),
             schedule=Schedule(epochs=20, batch=2, rate=1e30),

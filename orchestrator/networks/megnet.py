@@ -2,32 +2,23 @@
 
 Chen et al., Chemistry of Materials 31, 3564 (2019), doi:10.1021/acs.chemmater.9b01294; the layers are matgl's
 (PyTorch Geometric). Two things differ from the published network, both for the few labels of a campaign: the embedding
-of an element starts from its tabulated properties instead of random numbers, so that an element never seen in training
-is not noise; and the head has m outputs.
+of an element starts from its tabulated properties, and the head has m outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import nn
 from torch_geometric.data import Data
 
-from orchestrator.domain import Array
 from orchestrator.networks.composition import scaled_element_table
-from orchestrator.networks.graphs import Graph, join
+from orchestrator.networks.trunk import ELEMENT_WIDTH, ElementTable, Trunk
 
 READOUT = 160
 """Width of the readout: two set-to-set vectors of 64 and a state of 32."""
-INFERENCE_BATCH = 64
-"""Graphs evaluated at once."""
-CAPPED = 3.0
-"""Scaled element properties are cut here: a few elements lie far out (the melting point of carbon)."""
 
 
-class Trunk(nn.Module):
+class MegNet(Trunk):
     """MEGNet with an m-fold head.
 
     Args:
@@ -37,63 +28,35 @@ class Trunk(nn.Module):
     """
 
     def __init__(self, outputs: int, cutoff: float, blocks: int = 3) -> None:
-        super().__init__()
-        self.outputs = outputs
+        super().__init__(outputs, READOUT)
         from matgl.models import MEGNet  # noqa: PLC0415  ten seconds to import from a cold disk
 
-        table = scaled_element_table()
-        described = np.clip(np.array(list(table.values())), -CAPPED, CAPPED)
         self.body = MEGNet(
-            dim_node_embedding=described.shape[1],
+            dim_node_embedding=ELEMENT_WIDTH,
             nblocks=blocks,
             cutoff=cutoff,
-            element_types=tuple(table),
+            element_types=tuple(scaled_element_table()),
         )
-        with torch.no_grad():
-            self.body.embedding.layer_node_embedding.weight.copy_(torch.from_numpy(described))
+        self.body.embedding.layer_node_embedding = ElementTable()
         self.body.output_proj = nn.Identity()  # the head below takes its place
         self.head = nn.Sequential(nn.Linear(READOUT, 32), nn.SiLU(), nn.Linear(32, outputs))
 
-    def readout(self, data: Data) -> torch.Tensor:
-        """Return the readout, k × 160."""
-        state = torch.zeros(data.num_graphs, 2, dtype=data.pos.dtype, device=data.pos.device)
-        self.body(data, state)
-        readout: torch.Tensor = self.body.feature_dict["readout"]
-        return readout
+    def atom_inputs(self, batch: Data) -> torch.Tensor:
+        """Return the element's vector of each atom, N × 19."""
+        vectors: torch.Tensor = self.body.embedding.layer_node_embedding(batch.node_type)
+        return vectors
 
-    def forward(self, data: Data) -> torch.Tensor:
-        """Return standardised properties, k × m."""
-        answer: torch.Tensor = self.head(self.readout(data))
-        return answer
-
-
-def new_trunk(outputs: int, cutoff: float, blocks: int, seed: int) -> Trunk:
-    """Build a trunk with weights that depend on the seed alone; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Trunk(outputs, cutoff, blocks)
-
-
-def represent(trunk: Trunk, graphs: Sequence[Graph], device: torch.device) -> Array:
-    """Return what a trunk makes of graphs: its readout, then its answer.
-
-    Both are computed in double precision and rounded to single: so they are the same numbers whatever else is in the
-    batch, which single precision alone does not give.
-
-    Args:
-        trunk: the network; left in evaluation mode and single precision on the CPU.
-        graphs: n graphs.
-        device: where to compute.
-
-    Returns:
-        n × (160 + m).
-    """
-    trunk.eval().to(device, torch.float64)
-    rows = []
-    with torch.no_grad():
-        for start in range(0, len(graphs), INFERENCE_BATCH):
-            readout = trunk.readout(join(graphs[start : start + INFERENCE_BATCH], device, torch.float64))
-            both = torch.cat([readout, trunk.head(readout)], dim=1)
-            rows.append(both.cpu().numpy().astype(np.float32))
-    trunk.to("cpu", torch.float32)
-    return np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, READOUT + trunk.outputs))
+    def readout(self, batch: Data, atoms: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the readout, k × 160: the published forward pass up to its last layers, from given atoms."""
+        body, owner, (source, target) = self.body, batch.batch, batch.edge_index
+        vector = batch.pos[target] + batch.pbc_offshift - batch.pos[source]  # E × 3
+        edge = body.edge_encoder(body.bond_expansion(torch.linalg.vector_norm(vector, dim=1)))  # E × 32
+        atom = body.node_encoder(self.atom_inputs(batch) if atoms is None else atoms)  # N × 32
+        state = body.state_encoder(batch.pos.new_zeros(batch.num_graphs, 2))  # k × 32; crystals have no state here
+        edge_owner = owner[source]
+        for block in body.blocks:
+            edge, atom, state = block(
+                batch.edge_index, edge, atom, state, owner, edge_owner, len(owner), batch.num_graphs
+            )
+        atoms_seen, edges_seen = body.node_s2s(atom, owner), body.edge_s2s(edge, edge_owner, batch.num_graphs)
+        return torch.cat([atoms_seen, edges_seen, state], dim=1)  # k × (64 + 64 + 32)

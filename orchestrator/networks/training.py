@@ -16,8 +16,7 @@ import torch
 
 from orchestrator.domain import Array
 from orchestrator.errors import Diverged
-from orchestrator.networks.graphs import Graph, join
-from orchestrator.networks.megnet import Trunk
+from orchestrator.networks.trunk import ElementTable, Item, Trunk
 
 CLIP = 1.0
 """Largest norm of a gradient."""
@@ -45,13 +44,13 @@ class Schedule:
 
 
 def train(
-    trunk: Trunk, graphs: Sequence[Graph], y: Array, *, schedule: Schedule, seed: int, device: torch.device
+    trunk: Trunk, items: Sequence[Item], y: Array, *, schedule: Schedule, seed: int, device: torch.device
 ) -> Trunk:
     """Train a trunk.
 
     Args:
         trunk: starting weights; changed in place.
-        graphs: n graphs.
+        items: n graphs or formulas.
         y: n × m standardised labels, NaN where absent.
         schedule: effort.
         seed: fixes the order of the graphs.
@@ -64,7 +63,7 @@ def train(
         Diverged: the loss is no longer finite.
     """
     rng = np.random.default_rng(seed)
-    n = len(graphs)
+    n = len(items)
     size = max(2, min(schedule.batch, n))
     steps = max(1, -(-n // size))
     trunk.train().to(device, torch.float32)
@@ -75,7 +74,7 @@ def train(
     average = {name: value.detach().clone() for name, value in trunk.state_dict().items()}
     for _ in range(schedule.epochs):
         for part in np.array_split(rng.permutation(n), steps):
-            batch = join([graphs[i] for i in part], device, torch.float32)
+            batch = trunk.collate([items[i] for i in part], device, torch.float32)
             wanted = torch.from_numpy(y[part]).to(device, torch.float32)
             present = torch.isfinite(wanted)
             error = torch.where(present, trunk(batch) - torch.nan_to_num(wanted), 0.0)
@@ -106,8 +105,9 @@ def shrink_and_perturb(old: Mapping[str, torch.Tensor], fresh: Trunk) -> Trunk:
         The same trunk.
     """
     state = fresh.state_dict()
+    tables = {f"{name}.weight" for name, part in fresh.named_modules() if isinstance(part, ElementTable)}
     mixed = {
-        name: SHRINK * old[name] + PERTURB * value if _scaled(name, value) else old[name]
+        name: SHRINK * old[name] + PERTURB * value if _is_matrix(value) and name not in tables else old[name]
         for name, value in state.items()
     }
     fresh.load_state_dict(mixed)
@@ -119,5 +119,5 @@ def copy_of(trunk: Trunk) -> dict[str, torch.Tensor]:
     return copy.deepcopy({name: value.detach().cpu() for name, value in trunk.state_dict().items()})
 
 
-def _scaled(name: str, value: torch.Tensor) -> bool:
-    return value.is_floating_point() and value.dim() > 1 and "layer_node_embedding" not in name
+def _is_matrix(value: torch.Tensor) -> bool:
+    return value.is_floating_point() and value.dim() > 1

@@ -32,7 +32,7 @@ class GraphEnsembleOptions(TrunkOptions):
 
 
 class GraphEnsemble(GaussianSurrogate):
-    """Bootstrap ensemble of MEGNet trunks with Bayesian last layers.
+    """Bootstrap ensemble of trunks with Bayesian last layers.
 
     Args:
         options: see `GraphEnsembleOptions`.
@@ -49,7 +49,11 @@ class GraphEnsemble(GaussianSurrogate):
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure", "uncertainty", "draws"})
+        return self._trunks.inputs | {"uncertainty", "draws"}
+
+    def knows(self) -> frozenset[str]:
+        """Name the pretrained knowledge inside the network."""
+        return self._trunks.knows
 
     def _device(self) -> str:
         return self._trunks.device_text

@@ -1,6 +1,6 @@
 """Crystal graph network with a Gaussian-process head: a deep kernel that is honest about what it has not seen.
 
-A few MEGNet trunks each leave one fold of the labels out. The head is one exact Gaussian process whose covariance adds
+A few trunks of one network each leave one fold of the labels out. The head is one exact Gaussian process whose covariance adds
 the trunks' readouts and answers, the neighbourhood statistics of `networks.environments` and composition statistics.
 Its hyperparameters are learned from labels as seen by the trunk that was not trained on them (`surrogates.crossfit`),
 so the head leans on the network as far as the network has proved itself: hardly at twenty labels, more with each.
@@ -40,7 +40,7 @@ class GraphGaussianProcessOptions(TrunkOptions):
 
 
 class GraphGaussianProcess(WithBotorch):
-    """Gaussian process on cross-fitted MEGNet trunks.
+    """Gaussian process on cross-fitted trunks.
 
     Args:
         options: see `GraphGaussianProcessOptions`.
@@ -57,7 +57,11 @@ class GraphGaussianProcess(WithBotorch):
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure", "uncertainty", "draws", "botorch"})
+        return self._trunks.inputs | {"uncertainty", "draws", "botorch"}
+
+    def knows(self) -> frozenset[str]:
+        """Name the pretrained knowledge inside the network."""
+        return self._trunks.knows
 
     def _device(self) -> str:
         return self._trunks.device_text

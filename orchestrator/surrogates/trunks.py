@@ -1,4 +1,7 @@
-"""Several MEGNet trunks, each trained on its own part of the labels: what the graph surrogates share."""
+"""Several trunks of one network, each trained on its own part of the labels: what the graph surrogates share.
+
+The network is one of `networks.trunk.NETWORKS`; the columns it makes are laid out alike for all.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from pydantic import Field
 from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.networks import composition, devices, environments
 from orchestrator.networks.crystals import content_key, crystals_of
+from orchestrator.networks.formulas import formulas_of
 from orchestrator.networks.graphs import GraphCache
-from orchestrator.networks.megnet import READOUT, Trunk, new_trunk, represent
 from orchestrator.networks.training import Schedule, shrink_and_perturb, train
-from orchestrator.protocols import Options
+from orchestrator.networks.trunk import Item, Kind, Trunk, kind_of, new_trunk, represent
+from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Scaling
 from orchestrator.surrogates.kernels import Term
 
@@ -35,26 +39,32 @@ SMALL_BATCH, BATCH, MANY = 16, 32, 150
 """Graphs a step below and above so many labels."""
 
 Mask = npt.NDArray[np.bool_]
+Beside = Literal["environments", "composition"]
 
 
 class TrunkOptions(Options):
     """Options that the graph surrogates share."""
 
-    cutoff: float = Field(default=4.0, ge=2.0, le=10.0, description="Å; 5 sees further and costs twice as much")
-    blocks: int = Field(default=3, ge=1, le=6, description="interaction blocks of MEGNet")
+    network: Literal["megnet", "cgcnn"] = Field(
+        default="megnet", description="megnet; cgcnn, about three times as fast"
+    )
+    cutoff: float | None = Field(
+        default=None, ge=2.0, le=10.0, description="Å; 4 unless given; 5 sees further and costs twice as much"
+    )
+    blocks: int | None = Field(default=None, ge=1, le=6, description="interaction blocks; the network's own number")
     epochs: int | None = Field(default=None, ge=1, description="passes over the labels; chosen from their number")
     rate: float = Field(default=5e-3, gt=0, description="highest learning rate")
-    beside: tuple[Literal["environments", "composition"], ...] = Field(
-        default=("environments", "composition"), description="untrained features that the head uses besides"
+    beside: tuple[Beside, ...] | None = Field(
+        default=None, description="untrained features that the head uses besides; all that the network's inputs allow"
     )
     kernel: Literal["matern52", "rbf"] = "matern52"
     device: devices.Device = "auto"
 
 
 class Trunks:
-    """Trunks with the rows they make of crystals.
+    """Trunks with the rows they make of candidates.
 
-    The columns of `encode`, for K trunks and m properties: K blocks of 160 + m (readout, answers), then the blocks
+    The columns of `encode`, for K trunks and m properties: K blocks of width + m (readout, answers), then the blocks
     named in `beside`.
 
     Args:
@@ -65,7 +75,7 @@ class Trunks:
         self.options = options
         self.device, self.device_text = devices.choose(options.device)
         self.trunks: list[Trunk] = []
-        self._graphs = GraphCache(options.cutoff)
+        self._graphs = GraphCache(self.cutoff)
         self._rows: dict[str, Array] = {}
 
     def __len__(self) -> int:
@@ -73,14 +83,53 @@ class Trunks:
         return len(self.trunks)
 
     @property
+    def kind(self) -> Kind:
+        """The network."""
+        return kind_of(self.options.network)
+
+    @property
+    def cutoff(self) -> float:
+        """Reach of the graphs, in Å."""
+        return self.options.cutoff or self.kind.cutoff
+
+    @property
+    def beside(self) -> tuple[Beside, ...]:
+        """Untrained blocks; a network of formulas asks for no crystals unless it is told to."""
+        if self.options.beside is not None:
+            return self.options.beside
+        return ("composition",) if self.kind.reads == "composition" else ("environments", "composition")
+
+    @property
+    def inputs(self) -> frozenset[Support]:
+        """Name what candidates must carry, one of which is enough."""
+        formulas = self.kind.reads == "composition" and "environments" not in self.beside
+        return frozenset({"structure", "composition"}) if formulas else frozenset({"structure"})
+
+    @property
+    def knows(self) -> frozenset[str]:
+        """Name the pretrained knowledge inside."""
+        return self.kind.knows
+
+    @property
     def outputs(self) -> int:
         """Number m of properties."""
         return self.trunks[0].outputs
 
     @property
+    def readout(self) -> int:
+        """Columns of one trunk's readout."""
+        return self.trunks[0].width
+
+    @property
     def width(self) -> int:
         """Columns of one trunk."""
-        return READOUT + self.outputs
+        return self.readout + self.outputs
+
+    def items(self, candidates: Sequence[Candidate]) -> list[Item]:
+        """Return what the network reads: a graph or a formula a candidate."""
+        if self.kind.reads == "composition":
+            return list(formulas_of(candidates))
+        return list(self._graphs.get(crystals_of(candidates)))
 
     def train(self, candidates: Sequence[Candidate], y: Array, parts: Sequence[Mask], seed: int, *, warm: bool) -> str:
         """Train one trunk a part.
@@ -96,52 +145,52 @@ class Trunks:
             A line for people.
         """
         warm = warm and len(self.trunks) == len(parts) and self.outputs == y.shape[1]
-        crystals = crystals_of(candidates)
-        graphs = self._graphs.get(crystals)
+        items = self.items(candidates)
         schedule = self._schedule(len(y), warm=warm)
         trunks = []
         for k, part in enumerate(parts):
-            trunk = new_trunk(y.shape[1], self.options.cutoff, self.options.blocks, seed + k)
+            trunk = self._new(y.shape[1], seed + k)
             if warm:
                 trunk = shrink_and_perturb(self.trunks[k].state_dict(), trunk)
             mine = np.flatnonzero(part)
             if len(mine) >= FEWEST_TO_TRAIN:
-                own = [graphs[i] for i in mine]
+                own = [items[i] for i in mine]
                 trunk = train(trunk, own, y[mine], schedule=schedule, seed=seed + k, device=self.device)
             trunks.append(trunk.eval())
         self.trunks, self._rows = trunks, {}
-        seen = Counter(symbol for crystal in crystals for symbol in set(crystal.species))
+        seen = Counter(symbol for candidate in candidates for symbol in composition.fractions(candidate))
         rare = ", ".join(sorted(symbol for symbol, count in seen.items() if count == 1))
         start = ", from the weights of the fit before" if warm else ""
         once = f" (once only: {rare})" if rare else ""
         return (
-            f"{len(parts)} trunks, {schedule.epochs} epochs each{start}; trained on the elements"
-            f" {', '.join(sorted(seen))}{once}; what is said about other elements rests on their tabulated properties"
+            f"{len(parts)} trunks ({self.options.network}), {schedule.epochs} epochs each{start}; trained on the"
+            f" elements {', '.join(sorted(seen))}{once}; what is said about other elements rests on their tabulated properties"
         )
 
     def encode(self, candidates: Sequence[Candidate]) -> Array:
-        """Return the raw columns, n × d; a crystal goes through the networks once after each training."""
-        crystals = crystals_of(candidates)
-        keys = [content_key(crystal) for crystal in crystals]
-        missing = {key: crystal for key, crystal in zip(keys, crystals, strict=True) if key not in self._rows}
+        """Return the raw columns, n × d; a candidate goes through the networks once after each training."""
+        keys = self._keys(candidates)
+        missing = {key: candidate for key, candidate in zip(keys, candidates, strict=True) if key not in self._rows}
         if missing:
-            graphs = self._graphs.get(list(missing.values()))
-            answers = np.hstack([represent(trunk, graphs, self.device) for trunk in self.trunks])
+            items = self.items(list(missing.values()))
+            answers = np.hstack([represent(trunk, items, self.device) for trunk in self.trunks])
             self._rows |= dict(zip(missing, answers, strict=True))
         parts = [np.array([self._rows[key] for key in keys]).reshape(len(keys), len(self) * self.width)]
-        for name in self.options.beside:
-            is_composition = name == "composition"
-            parts.append(composition.statistics(candidates) if is_composition else environments.statistics(crystals))
+        for name in self.beside:
+            if name == "composition":
+                parts.append(composition.statistics(candidates))
+            else:
+                parts.append(environments.statistics(crystals_of(candidates)))
         return np.hstack(parts)
 
     def scaling(self, raw: Array) -> Scaling:
         """Bring every column to mean 0 and variance 1 over the labelled rows."""
         own = np.full(len(self) * self.width, FLOOR)
-        return Scaling.standardise(raw, np.concatenate([own, *(_floors(name) for name in self.options.beside)]))
+        return Scaling.standardise(raw, np.concatenate([own, *(_floors(name) for name in self.beside)]))
 
     def columns(self, k: int) -> list[int]:
         """Return the columns that trunk k's view has: its own block, then the shared ones."""
-        total = len(self) * self.width + sum(len(_floors(name)) for name in self.options.beside)
+        total = len(self) * self.width + sum(len(_floors(name)) for name in self.beside)
         return [*range(k * self.width, (k + 1) * self.width), *range(len(self) * self.width, total)]
 
     def terms(self, count: int) -> tuple[Term, ...]:
@@ -152,10 +201,10 @@ class Trunks:
         terms = []
         for k in range(count):
             start = k * self.width
-            readout, answers = range(start, start + READOUT), range(start + READOUT, start + self.width)
+            readout, answers = range(start, start + self.readout), range(start + self.readout, start + self.width)
             terms += [Term(self.options.kernel, (tuple(readout),)), Term("linear", (tuple(answers),))]
         start = count * self.width
-        for name in self.options.beside:
+        for name in self.beside:
             group = tuple(range(start, start + len(_floors(name))))
             terms += [Term(self.options.kernel, (group,)), Term("linear", (group,))]
             start += len(group)
@@ -172,18 +221,32 @@ class Trunks:
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
         """Take the trunks, and the options that their columns depend on, from `state`."""
-        self.options = self.options.model_copy(update=rest["options"] | {"beside": tuple(rest["options"]["beside"])})
-        self._graphs, self._rows, self.trunks = GraphCache(self.options.cutoff), {}, []
+        layout = {"network": "megnet"} | rest["options"]  # fits from before there was a choice are MEGNet's
+        self.options = self.options.model_copy(update=layout | {"beside": tuple(layout["beside"])})
+        self._graphs, self._rows, self.trunks = GraphCache(self.cutoff), {}, []
         for k in range(rest["trunks"]):
-            trunk = new_trunk(rest["outputs"], self.options.cutoff, self.options.blocks, seed=0)
+            trunk = self._new(rest["outputs"], seed=0)
             start = f"trunk.{k}."
             own = {name[len(start) :]: value for name, value in arrays.items() if name.startswith(start)}
             trunk.load_state_dict({name: torch.from_numpy(value) for name, value in own.items()})
             self.trunks.append(trunk.eval())
 
     def _layout(self) -> JsonObject:
-        layout: JsonObject = self.options.model_dump(mode="json", include={"cutoff", "blocks", "beside", "kernel"})
-        return layout
+        return {
+            "network": self.options.network,
+            "cutoff": self.cutoff,
+            "blocks": self.options.blocks or self.kind.blocks,
+            "beside": list(self.beside),
+            "kernel": self.options.kernel,
+        }
+
+    def _new(self, outputs: int, seed: int) -> Trunk:
+        return new_trunk(self.options.network, outputs, seed, cutoff=self.cutoff, blocks=self.options.blocks)
+
+    def _keys(self, candidates: Sequence[Candidate]) -> list[str]:
+        if self.kind.reads == "composition":
+            return [formula.key for formula in formulas_of(candidates)]
+        return [content_key(crystal) for crystal in crystals_of(candidates)]
 
     def _schedule(self, n: int, *, warm: bool) -> Schedule:
         epochs = self.options.epochs
