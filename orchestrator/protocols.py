@@ -25,6 +25,7 @@ from orchestrator.domain import (
     Explanation,
     FitReport,
     Health,
+    HeldOut,
     Identity,
     JsonObject,
     Measurement,
@@ -190,6 +191,34 @@ class HasBotorchView(Protocol):
 
     def to_botorch(self) -> BotorchView:
         """Return the posterior of the last update as a botorch model; never re-runs a graph network per call."""
+
+
+@runtime_checkable
+class HoldsOut(Protocol):
+    """Mix-in of surrogates that keep what their last `fit` predicted of labels it had not seen.
+
+    What stands on it: champion and challenger, stacking, conformal intervals.
+    """
+
+    def held_out(self) -> Mapping[str, HeldOut]:
+        """Return, by property, held-out predictions of the last `fit` as calibrated by it; empty after `load`.
+
+        Each label is calibrated by the others; `widen` does not touch them.
+        """
+
+
+@runtime_checkable
+class Widens(Protocol):
+    """Mix-in of surrogates whose standard deviations can be corrected by what came of their predictions."""
+
+    def widen(self, factors: Mapping[str, float]) -> None:
+        """Multiply every standard deviation of the last `fit`, draws included; means stay.
+
+        The factors become part of the state that `save` writes.
+
+        Args:
+            factors: by property; a property that is missing stays as it is.
+        """
 
 
 @runtime_checkable

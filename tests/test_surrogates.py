@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from orchestrator import plugins
-from orchestrator.domain import Candidate, Dataset, Objective, Outcome, Problem, Row
+from orchestrator.domain import Candidate, Dataset, HeldOut, Objective, Outcome, Problem, Row
 from orchestrator.errors import NotEnoughData, SurrogateError
 from orchestrator.surrogates import crossfit
-from orchestrator.surrogates.calibration import HeldOut, assess, sd_factor
+from orchestrator.surrogates.calibration import assess, sd_factor
 from orchestrator.surrogates.encoding import Columns, Scaling
 from orchestrator.surrogates.forest import CompositionForest
 from orchestrator.surrogates.gaussian_process import GaussianProcess, GaussianProcessOptions

@@ -18,7 +18,7 @@ from orchestrator.domain.canonical import (
 )
 from orchestrator.domain.dataset import Dataset, Labels, Measurement, Outcome, Quality, Row
 from orchestrator.domain.explanation import Contribution, Explanation, Neighbour, Substitution
-from orchestrator.domain.knowledge import DecisionSummary, FitReport, Prediction, Proposal, Spent
+from orchestrator.domain.knowledge import DecisionSummary, FitReport, HeldOut, Prediction, Proposal, Spent
 from orchestrator.domain.orders import (
     Absent,
     Attachment,
@@ -60,6 +60,7 @@ __all__ = [
     "FitReport",
     "Goal",
     "Health",
+    "HeldOut",
     "Identity",
     "Json",
     "JsonObject",

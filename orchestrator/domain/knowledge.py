@@ -32,6 +32,23 @@ class Prediction:
         return np.hypot(self.epistemic, self.noise)
 
 
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a surrogate predicted of labels that did not take part in making the predictions; k labels of one property.
+
+    Args:
+        residuals: label minus prediction, k.
+        sd: predicted standard deviations of the labels, k.
+        labels: the labels themselves, k; all in the property's unit.
+        trials: their trial numbers, k.
+    """
+
+    residuals: Array
+    sd: Array
+    labels: Array
+    trials: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class FitReport:
     """What one training did.
@@ -45,6 +62,10 @@ class FitReport:
         seconds: wall time.
         warm: whether it started from an earlier fit.
         notes: what the user should know (fall-backs, jitter, outliers).
+        prospective: per property: how the campaign's own predictions fared until then; see `orchestrator.prospective`.
+        promoted: whether it may propose; False for a challenger that was worse than the fit that proposes.
+        champion: id of the fit that it was compared with; None where there was none.
+        reason: one sentence on why it was promoted or not.
     """
 
     labels: int
@@ -55,6 +76,10 @@ class FitReport:
     seconds: float = 0.0
     warm: bool = False
     notes: tuple[str, ...] = ()
+    prospective: Mapping[str, Mapping[str, float]] = field(default_factory=frozen)
+    promoted: bool = True
+    champion: int | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,10 @@ def report_to_json(report: FitReport) -> dict[str, Any]:
         "seconds": float(report.seconds),
         "warm": bool(report.warm),
         "notes": list(report.notes),
+        "prospective": lenient(report.prospective),
+        "promoted": bool(report.promoted),
+        "champion": report.champion,
+        "reason": report.reason,
     }
 
 
@@ -91,6 +95,11 @@ def report_from_json(content: Mapping[str, Any]) -> FitReport:
         seconds=content["seconds"],
         warm=content["warm"],
         notes=tuple(content["notes"]),
+        # fits stored before champions and challengers all proposed
+        prospective=_numbers(content.get("prospective", {})),
+        promoted=content.get("promoted", True),
+        champion=content.get("champion"),
+        reason=content.get("reason", ""),
     )
 
 

@@ -9,38 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import erf
-from scipy.stats import norm, spearmanr
 
-from orchestrator.domain import Array
+from orchestrator.domain import Array, HeldOut
+from orchestrator.scoring import LEVELS, Predicted, coverage, score
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
-"""Nominal coverages that a fit report shows."""
 PRIOR_WEIGHT = 10.0
 """Held-out residuals that the belief "the factor is 1" is worth; a handful of residuals must not rescale much."""
 SMALLEST, LARGEST = 0.5, 4.0
 """The factor stays within these: beyond them the surrogate is wrong in a way that no factor mends."""
 FAR_RESIDUAL = 4.0
 """Standardised residuals are cut at so many of their typical size: one outlier is no reason to widen every interval."""
-QUANTILES = np.linspace(0.01, 0.99, 99)
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Predictions of labels that did not take part in making them.
-
-    Args:
-        residuals: label minus prediction.
-        sd: predicted standard deviation of the label before calibration.
-        labels: the labels themselves; all in the property's unit.
-    """
-
-    residuals: Array
-    sd: Array
-    labels: Array
+SHOWN_FIRST = ("mae", "rmse", "r2", "nll")
+"""Metrics that a line for people begins with."""
 
 
 def sd_factor(held_out: HeldOut) -> float:
@@ -55,42 +37,35 @@ def sd_factor(held_out: HeldOut) -> float:
     return _factor(_squares(held_out))
 
 
+def calibrated(held_out: HeldOut) -> HeldOut:
+    """Return the same with each standard deviation multiplied by the factor learned from the *other* labels."""
+    squares = _squares(held_out)
+    k = len(squares)
+    factors = np.array([_factor(np.delete(squares, i)) for i in range(k)]) if k > 1 else np.ones(k)
+    return HeldOut(held_out.residuals, held_out.sd * factors, held_out.labels, held_out.trials)
+
+
 def assess(held_out: HeldOut) -> tuple[dict[str, float], dict[str, float]]:
     """Measure the error and the calibration on held-out labels.
 
     Each label is judged with the factor learned from the other labels.
 
     Args:
-        held_out: k residuals and their standard deviations.
+        held_out: k residuals and their standard deviations, before calibration.
 
     Returns:
-        Metrics (mae, rmse, r2, nll, spearman of |error| and sd, miscalibration_area, mean_sd), and calibration:
-        nominal coverage → observed coverage, with the ``sd_factor`` applied.
+        Metrics (those of `orchestrator.scoring.score`, and ``held_out`` = k), and calibration: nominal coverage →
+        observed coverage, with the ``sd_factor`` applied.
     """
     k = len(held_out.residuals)
     if k == 0:
         return {}, {}
-    squares = _squares(held_out)
-    factors = np.array([_factor(np.delete(squares, i)) for i in range(k)]) if k > 1 else np.ones(1)
-    sd = held_out.sd * factors
-    z = held_out.residuals / sd
-    probabilities = norm.cdf(z)
-    observed = np.array([(probabilities <= q).mean() for q in QUANTILES])
-    spread = float(np.var(held_out.labels))
-    order = spearmanr(np.abs(held_out.residuals), sd).statistic if _varies(held_out.residuals, sd) else 0.0
-    metrics = {
-        "mae": float(np.mean(np.abs(held_out.residuals))),
-        "rmse": float(np.sqrt(np.mean(held_out.residuals**2))),
-        "r2": float(1.0 - np.mean(held_out.residuals**2) / spread) if spread > 0 else 0.0,
-        "nll": float(np.mean(0.5 * z**2 + np.log(sd) + 0.5 * math.log(2 * math.pi))),
-        "spearman": float(order),
-        "miscalibration_area": float(np.mean(np.abs(observed - QUANTILES))),
-        "mean_sd": float(sd.mean()),
-        "held_out": float(k),
-    }
-    inside = erf(np.abs(z) / math.sqrt(2.0))
-    calibration = {f"{level:g}": float((inside <= level).mean()) for level in LEVELS}
-    return metrics, calibration | {"sd_factor": _factor(squares)}
+    judged = calibrated(held_out)
+    scores = score(Predicted(judged.labels, judged.labels - judged.residuals, judged.sd))
+    metrics = {name: scores[name] for name in SHOWN_FIRST}
+    metrics |= {name: value for name, value in scores.items() if not name.startswith("coverage_")}
+    calibration = {f"{level:g}": coverage(judged.residuals, judged.sd, level) for level in LEVELS}
+    return {**metrics, "held_out": float(k)}, calibration | {"sd_factor": sd_factor(held_out)}
 
 
 def describe(metrics: Mapping[str, float]) -> str:
@@ -107,7 +82,3 @@ def _squares(held_out: HeldOut) -> Array:
 def _factor(squares: Array) -> float:
     raw = math.sqrt((float(squares.sum()) + PRIOR_WEIGHT) / (len(squares) + PRIOR_WEIGHT))
     return min(max(raw, SMALLEST), LARGEST)
-
-
-def _varies(*arrays: Array) -> bool:
-    return all(len(array) > 2 and float(np.ptp(array)) > 0 for array in arrays)  # noqa: PLR2004  a rank needs three

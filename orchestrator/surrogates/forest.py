@@ -8,7 +8,7 @@ of the trees, which gives honest residuals without training twice. A draw is one
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import Field
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
-from orchestrator.domain import Array, Candidate, Dataset, FitReport, JsonObject, Prediction, Problem
+from orchestrator.domain import Array, Candidate, Dataset, FitReport, HeldOut, JsonObject, Prediction, Problem
 from orchestrator.errors import SurrogateError
 from orchestrator.networks import composition
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates import state
-from orchestrator.surrogates.calibration import HeldOut, assess, sd_factor
+from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.encoding import Columns
 from orchestrator.surrogates.targets import Target, learn_targets, standardise
 
@@ -68,6 +68,7 @@ class CompositionForest:
         self._fitted_forests: tuple[_Forest, ...] = ()
         self._forests: tuple[_Forest, ...] = ()
         self._loaded = False
+        self._held_out: dict[str, HeldOut] = {}
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
@@ -88,6 +89,7 @@ class CompositionForest:
         x = self._encode(data.labels.candidates)
         tables, forests, factors, noise = [], [], [], []
         metrics, calibration = {}, {}
+        self._held_out = {}
         for j, name in enumerate(self._properties):
             rows = np.isfinite(data.y[:, j])
             y = data.y[rows, j]
@@ -96,7 +98,10 @@ class CompositionForest:
             # What is left of the residuals' size where the trees agree is noise to this surrogate.
             inherent = float(np.sqrt(max(float(np.mean(residuals**2) - np.mean(spread**2)), 0.0)))
             scale = self._targets[j].scale
-            held_out = HeldOut(residuals * scale, np.hypot(spread, inherent) * scale, self._targets[j].back(y))
+            trials = tuple(data.labels.trials[i] for i in np.flatnonzero(rows))
+            sd = np.hypot(spread, inherent) * scale
+            held_out = HeldOut(residuals * scale, sd, self._targets[j].back(y), trials)
+            self._held_out[name] = calibrated(held_out)
             factors.append(sd_factor(held_out))
             noise.append(inherent)
             metrics[name], calibration[name] = assess(held_out)
@@ -159,6 +164,15 @@ class CompositionForest:
             values[:, :, j] = target.back(mean + stretch * (chosen - mean))
         return values
 
+    def held_out(self) -> Mapping[str, HeldOut]:
+        """Return the held-out predictions of the last fit; see `HoldsOut`."""
+        return dict(self._held_out)
+
+    def widen(self, factors: Mapping[str, float]) -> None:
+        """Multiply the standard deviations of the last fit; see `Widens`."""
+        self._need()
+        self._factors = tuple(f * factors.get(p, 1.0) for p, f in zip(self._properties, self._factors, strict=True))
+
     def save(self, folder: Path) -> None:
         """Write the training table of the last fit, its seed and its calibration."""
         self._need()
@@ -190,6 +204,7 @@ class CompositionForest:
         self._fitted = tuple((arrays[f"table.{j}.x"], arrays[f"table.{j}.y"]) for j in range(len(self._properties)))
         grown = (_Forest.grow(x, y, self.options, self._seed + j) for j, (x, y) in enumerate(self._fitted))
         self._fitted_forests = self._forests = tuple(grown)
+        self._held_out = {}
         self._loaded = True
 
     # --- inside -----------------------------------------------------------------------------------------------------

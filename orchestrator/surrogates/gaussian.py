@@ -9,18 +9,18 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.domain import Array, Candidate, Dataset, FitReport, JsonObject, Prediction, Problem
+from orchestrator.domain import Array, Candidate, Dataset, FitReport, HeldOut, JsonObject, Prediction, Problem
 from orchestrator.errors import SurrogateError
 from orchestrator.protocols import BotorchView, Support
 from orchestrator.surrogates import state
-from orchestrator.surrogates.calibration import HeldOut, assess, sd_factor
+from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.encoding import Scaling
 from orchestrator.surrogates.heads import GaussianHead
 from orchestrator.surrogates.hyper import Hyperparameters, Points
@@ -63,6 +63,7 @@ class GaussianSurrogate(ABC):
         self._fitted: _Fitted | None = None
         self._current: tuple[Head, ...] = ()
         self._loaded = False
+        self._held_out: dict[str, HeldOut] = {}
         self.notes: list[str] = []
 
     # --- what a subclass gives --------------------------------------------------------------------------------------
@@ -130,6 +131,7 @@ class GaussianSurrogate(ABC):
         x = design.scaling.apply(self._encode(data.labels.candidates))
         heads: list[Head] = []
         metrics, calibration = {}, {}
+        self._held_out = {}
         for j, name in enumerate(properties):
             rows = np.isfinite(data.y[:, j])
             old = previous.heads[j] if previous is not None else None
@@ -137,7 +139,9 @@ class GaussianSurrogate(ABC):
             points = Points(x[rows], data.y[rows, j], data.known[rows, j])
             head, (residuals, sd) = self._fit_head(design, points, start, rows)
             scale = targets[j].scale
-            held_out = HeldOut(residuals * scale, sd * scale, targets[j].back(data.y[rows, j]))
+            trials = tuple(data.labels.trials[i] for i in np.flatnonzero(rows))
+            held_out = HeldOut(residuals * scale, sd * scale, targets[j].back(data.y[rows, j]), trials)
+            self._held_out[name] = calibrated(held_out)
             head = head.scaled(sd_factor(held_out))
             if head.jitter:
                 self.notes.append(f"{name}: {head.jitter:g} was added to the covariance's diagonal to invert it")
@@ -192,6 +196,18 @@ class GaussianSurrogate(ABC):
                 values[:, start : start + len(x), j] = target.back(head.draw(x, s, (seed, j)))
         return values
 
+    def held_out(self) -> Mapping[str, HeldOut]:
+        """Return the held-out predictions of the last fit; see `HoldsOut`."""
+        return dict(self._held_out)
+
+    def widen(self, factors: Mapping[str, float]) -> None:
+        """Multiply the standard deviations of the last fit; see `Widens`."""
+        fitted = self._need()
+        own = [factors.get(name, 1.0) for name in fitted.properties]
+        heads = tuple(head.scaled(f * head.sd_scale) for head, f in zip(fitted.heads, own, strict=True))
+        self._fitted = replace(fitted, heads=heads)
+        self._current = tuple(head.scaled(f * head.sd_scale) for head, f in zip(self._current, own, strict=True))
+
     def save(self, folder: Path) -> None:
         """Write the state of the last fit as safetensors and JSON."""
         fitted = self._need()
@@ -221,6 +237,7 @@ class GaussianSurrogate(ABC):
         targets = tuple(Target(**target) for target in rest["targets"])
         self._fitted = _Fitted(problem.properties, targets, Design(scaling, terms), tuple(heads))
         self._current = tuple(heads)
+        self._held_out = {}
         self._loaded = True
 
     # --- inside -----------------------------------------------------------------------------------------------------
