@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
 
 
@@ -57,10 +58,12 @@ class Explanation:
         unit: of every number here.
         mean: prediction.
         sd: of one more measurement.
-        baseline: what is predicted where nothing is known of the candidate; `mean` = `baseline` + the contributions.
+        baseline: what is predicted where nothing is known of the candidate; `mean` = `baseline` + those of elements
+            and parameters.
         method: how the contributions were found, with its source.
         atoms: one contribution an atom, in the order of the sites; empty for candidates without a crystal.
         elements: one contribution an element, the sum over its atoms.
+        parameters: one contribution a process parameter.
         neighbours: nearest training candidates first.
         substitutions: most favourable ones first.
     """
@@ -73,5 +76,11 @@ class Explanation:
     method: str
     atoms: tuple[Contribution, ...] = ()
     elements: tuple[Contribution, ...] = ()
+    parameters: tuple[Contribution, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     substitutions: tuple[Substitution, ...] = ()
+
+    @builtins.property  # the field `property` hides the name
+    def parts(self) -> tuple[Contribution, ...]:
+        """Contributions of elements and parameters: what adds up to the prediction."""
+        return self.elements + self.parameters

@@ -23,6 +23,7 @@ from orchestrator.protocols import Options, Support
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.encoding import Columns
+from orchestrator.surrogates.explanation import Explaining
 from orchestrator.surrogates.targets import Target, learn_targets, standardise
 
 SPREAD_FLOOR = 1e-3
@@ -42,7 +43,7 @@ class CompositionForestOptions(Options):
     )
 
 
-class CompositionForest:
+class CompositionForest(Explaining):
     """Forest on composition features and parameters.
 
     Its saved state is the training table and the seed: loading grows the same trees again, in a second, and runs no
@@ -110,6 +111,7 @@ class CompositionForest:
         self._factors, self._noise = tuple(factors), tuple(noise)
         self._fitted = tuple(tables)
         self._fitted_forests = self._forests = tuple(forests)
+        self._remember(problem, data.labels)
         warm, self._loaded = self._loaded, False
         if warm:
             notes.append("a forest does not start warm; it was grown anew")
@@ -134,6 +136,7 @@ class CompositionForest:
             rows = np.isfinite(data.y[:, j])
             forests.append(_Forest.grow(x[rows], data.y[rows, j], self.options, self._seed + j))
         self._forests = tuple(forests)
+        self._remember(None, data.labels)
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Return means and standard deviations, n × m: epistemic from the trees' spread, noise from residuals."""
@@ -205,6 +208,7 @@ class CompositionForest:
         grown = (_Forest.grow(x, y, self.options, self._seed + j) for j, (x, y) in enumerate(self._fitted))
         self._fitted_forests = self._forests = tuple(grown)
         self._held_out = {}
+        self._remember(problem, None)
         self._loaded = True
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -223,6 +227,11 @@ class CompositionForest:
         if not learned.blocks and not self._composition:
             message = f"the candidates have no parameters and no composition to learn from (features: {wanted})"
             raise SurrogateError(message)
+
+    def _columns_of(self, candidates: Sequence[Candidate]) -> Array:
+        """Return every tree's answer: candidates are alike that the trees put into the same leaves."""
+        x = self._encode(candidates)
+        return np.vstack([forest.trees(x) for forest in self._forests]).T
 
     def _encode(self, candidates: Sequence[Candidate]) -> Array:
         parts = [self._columns.encode(candidates)]

@@ -22,6 +22,7 @@ from orchestrator.protocols import BotorchView, Support
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.encoding import Scaling
+from orchestrator.surrogates.explanation import Explaining
 from orchestrator.surrogates.heads import GaussianHead
 from orchestrator.surrogates.hyper import Hyperparameters, Points
 from orchestrator.surrogates.kernels import Term
@@ -54,7 +55,7 @@ class _Fitted:
     heads: tuple[Head, ...]
 
 
-class GaussianSurrogate(ABC):
+class GaussianSurrogate(Explaining, ABC):
     """Exact Gaussian processes on learned or fixed features; see `orchestrator.protocols.Surrogate`."""
 
     kind: ClassVar[str]
@@ -149,6 +150,7 @@ class GaussianSurrogate(ABC):
             heads.append(head)
         self._fitted = _Fitted(properties, targets, design, tuple(heads))
         self._current = tuple(heads)
+        self._remember(problem, data.labels)
         self._loaded = False
         return FitReport(
             labels=len(data),
@@ -172,6 +174,7 @@ class GaussianSurrogate(ABC):
             points = x[rows] if x is not None else np.zeros((0, head.data.x.shape[1]))
             current.append(head.conditioned(Points(points, data.y[rows, j], data.known[rows, j])))
         self._current = tuple(current)
+        self._remember(None, data.labels)
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Return means and standard deviations, n × m, epistemic and noise apart."""
@@ -238,6 +241,7 @@ class GaussianSurrogate(ABC):
         self._fitted = _Fitted(problem.properties, targets, Design(scaling, terms), tuple(heads))
         self._current = tuple(heads)
         self._held_out = {}
+        self._remember(problem, None)
         self._loaded = True
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -247,6 +251,9 @@ class GaussianSurrogate(ABC):
             message = f"this {self.kind} was asked before it was trained; call fit or load first"
             raise SurrogateError(message)
         return self._fitted
+
+    def _columns_of(self, candidates: Sequence[Candidate]) -> Array:
+        return self._need().design.scaling.apply(self._encode(candidates))
 
     def _chunks(self, candidates: Sequence[Candidate]) -> list[tuple[int, Array]]:
         scaling = self._need().design.scaling
