@@ -120,10 +120,10 @@ def describe(crystal: Crystal, forces: Forces) -> npt.NDArray[np.float32]:
     except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
         message = f"no phonons of {formula} ({len(crystal.species)} atoms): {error}; leave this structure out"
         raise MaterialError(message) from error
-    row: npt.NDArray[np.float32] = _summary(mesh, harmonic, phonons.primitive.masses).astype(np.float32)
-    if not np.all(np.isfinite(row)):
+    if not (np.all(np.isfinite(mesh["frequencies"])) and np.all(np.isfinite(harmonic))):
         message = f"the phonons of {formula} are not finite; look for atoms on top of each other"
         raise MaterialError(message)
+    row: npt.NDArray[np.float32] = _summary(mesh, harmonic, phonons.primitive.masses).astype(np.float32)
     return row
 
 
@@ -206,7 +206,7 @@ def _last_peak(flat: Array, weights: Array, width: float) -> float:
 
 
 def _compute(crystals: Sequence[Crystal], potential: Potential) -> Iterator[npt.NDArray[np.float32]]:
-    _check_packages(potential)
+    check_packages(potential)
     work = partial(_describe_in_worker, potential)
     workers = min(os.cpu_count() or 1, len(crystals))
     if len(crystals) > 20:  # noqa: PLR2004  some ten seconds: long enough to say so
@@ -228,7 +228,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _check_packages(potential: Potential) -> None:
+def check_packages(potential: Potential) -> None:
+    """Refuse to go on without the packages.
+
+    Args:
+        potential: whose forces.
+
+    Raises:
+        PluginError: one is not installed; the message names the command to type.
+    """
     from importlib.util import find_spec  # noqa: PLC0415
 
     missing = [

@@ -1,13 +1,15 @@
 """Gaussian process on what a pretrained potential sees in a crystal: strong from the first ten labels on.
 
-The features are CHGNet's (`networks.pretrained`), with untrained statistics of neighbourhoods and composition. Nothing
-of the network is trained. `knows` says so, because a campaign whose instrument is the same potential would be asking it
-for its own answers.
+The features are CHGNet's (`networks.pretrained`) or SevenNet's (`networks.sevennet`), the harmonic phonons that either
+gives (`networks.vibrations`), with untrained statistics of neighbourhoods and composition. Nothing of the networks is
+trained. `knows` says so, because a campaign whose instrument is the same potential would be asking it for its own
+answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,35 +17,44 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from orchestrator.domain import Array, Candidate, JsonObject
-from orchestrator.networks import composition, environments, pretrained
+from orchestrator.networks import composition, environments, pretrained, sevennet, vibrations
 from orchestrator.networks.crystals import crystals_of
-from orchestrator.protocols import Options, Support
+from orchestrator.protocols import Support
 from orchestrator.surrogates.encoding import Scaling
-from orchestrator.surrogates.gaussian import Design, WithBotorch
+from orchestrator.surrogates.gaussian import Design, GaussianOptions, WithBotorch
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised
 
-Block = Literal["chgnet", "energies", "environments", "composition"]
+Block = Literal["chgnet", "energies", "sevennet", "vibrations", "environments", "composition"]
+PROJECTED: tuple[Block, ...] = ("chgnet", "sevennet")
+"""Blocks wide enough to be reduced to principal components."""
 
 NETWORK_FLOOR = 0.02
 """Smallest scale of a column from the network, whose features are layer-normalised, and of energies and moments."""
+FREQUENCY_FLOOR, STIFFNESS_FLOOR, SHARE_FLOOR = 5.0, 0.1, 0.01
+"""Smallest scales of vibrational columns in cm⁻¹, eV/Å² and as a share: what a potential's own errors blur."""
 
 
-class PotentialGaussianProcessOptions(Options):
+class PotentialGaussianProcessOptions(GaussianOptions):
     """Options of `potential_gp`."""
 
     features: tuple[Block, ...] = Field(
         default=("chgnet", "energies", "environments", "composition"),
         min_length=1,
         description=(
-            "chgnet: pooled atom features; energies: energy, moments, volume; environments: who sits beside whom;"
-            " composition: element statistics"
+            "chgnet: pooled atom features; energies: energy, moments, volume; sevennet: pooled atom features of"
+            " SevenNet-0 (an extra); vibrations: harmonic phonons, seconds a crystal (an extra); environments: who sits"
+            " beside whom; composition: element statistics"
         ),
     )
-    layers: tuple[pretrained.Layer, ...] = Field(default=("readout",), min_length=1)
+    layers: tuple[pretrained.Layer, ...] = Field(default=("readout",), min_length=1, description="of CHGNet")
     pools: tuple[Literal["mean", "spread", "largest", "smallest"], ...] = Field(default=("mean",), min_length=1)
+    sevennet_layers: tuple[sevennet.Layer, ...] = Field(default=("conv2",), min_length=1, description="of SevenNet-0")
+    vibrations_by: vibrations.Potential = Field(default="chgnet", description="whose forces the phonons come from")
     pca: int | None = Field(
-        default=None, ge=1, description="keep so many principal components of the chgnet columns of the labelled ones"
+        default=None,
+        ge=1,
+        description="keep so many principal components of the chgnet and the sevennet columns of the labelled ones",
     )
     floor: float = Field(
         default=NETWORK_FLOOR,
@@ -73,10 +84,13 @@ class PotentialGaussianProcessOptions(Options):
 
 
 class PotentialGaussianProcess(WithBotorch):
-    """Gaussian process on frozen CHGNet features.
+    """Gaussian process on frozen features of pretrained potentials.
 
     Args:
         options: see `PotentialGaussianProcessOptions`.
+
+    Raises:
+        PluginError: a package that a block needs is missing.
     """
 
     Options = PotentialGaussianProcessOptions
@@ -85,23 +99,34 @@ class PotentialGaussianProcess(WithBotorch):
     def __init__(self, options: PotentialGaussianProcessOptions | None = None) -> None:
         super().__init__()
         self.options = options or PotentialGaussianProcessOptions()
-        self._projection: Array | None = None
-        self._centre: Array | None = None
+        self._projections: dict[Block, _Projection] = {}
+        if "sevennet" in self.options.features:
+            sevennet.check_package()
+        if "vibrations" in self.options.features:
+            vibrations.check_packages(self.options.vibrations_by)
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure", "uncertainty", "draws", "botorch"})
+        return frozenset({"structure"}) | self._answers()
 
     def knows(self) -> frozenset[str]:
         """Name the pretrained knowledge inside."""
-        return frozenset({pretrained.KNOWLEDGE}) if {"chgnet", "energies"} & set(self.options.features) else frozenset()
+        used = set(self.options.features)
+        known = {pretrained.KNOWLEDGE} if {"chgnet", "energies"} & used else set()
+        known |= {sevennet.KNOWLEDGE} if "sevennet" in used else set()
+        known |= {vibrations.KNOWLEDGE[self.options.vibrations_by]} if "vibrations" in used else set()
+        return frozenset(known)
 
     def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
         del seed, warm
         candidates = data.labels.candidates
-        self._projection = self._centre = None
-        if self.options.pca is not None and "chgnet" in self.options.features:
-            self._project(self._block("chgnet", candidates), self.options.pca)
+        self._projections = {}
+        if self.options.pca is not None:
+            self._projections = {
+                name: _Projection.learn(self._block(name, candidates), self.options.pca, self._floor(name))
+                for name in PROJECTED
+                if name in self.options.features
+            }
         blocks = {name: self._block(name, candidates) for name in self.options.features}
         floors = np.concatenate([self._floors(name, block.shape[1]) for name, block in blocks.items()])
         raw = np.hstack(list(blocks.values()))
@@ -129,34 +154,65 @@ class PotentialGaussianProcess(WithBotorch):
             return composition.statistics(candidates)
         if name == "environments":
             return environments.statistics(crystals_of(candidates))
-        everything = pretrained.features(crystals_of(candidates))
+        crystals = crystals_of(candidates)
+        if name == "vibrations":
+            return vibrations.features(crystals, self.options.vibrations_by)
         if name == "energies":
-            return everything[:, list(pretrained.scalar_columns(self.options.scalars))]
-        chosen = everything[:, list(pretrained.columns(self.options.layers, self.options.pools))]
-        if self._projection is None or self._centre is None:
-            return chosen
-        projected: Array = (chosen - self._centre) @ self._projection
-        return projected
+            return pretrained.features(crystals)[:, list(pretrained.scalar_columns(self.options.scalars))]
+        if name == "sevennet":
+            chosen = sevennet.features(crystals)[:, list(sevennet.columns(self.options.sevennet_layers))]
+        else:
+            chosen = pretrained.features(crystals)[:, list(pretrained.columns(self.options.layers, self.options.pools))]
+        return self._projections[name].apply(chosen) if name in self._projections else chosen
 
-    def _project(self, chosen: Array, most: int) -> None:
-        scale = np.maximum(chosen.std(0), self.options.floor)
-        centre = chosen.mean(0)
-        _, sizes, directions = np.linalg.svd((chosen - centre) / scale, full_matrices=False)
-        kept = min(most, int((sizes > 1e-6 * sizes[0]).sum())) or 1
-        self._centre = centre
-        self._projection = directions[:kept].T / scale[:, None]
+    def _floor(self, name: Block) -> float:
+        return self.options.floor if name == "chgnet" else NETWORK_FLOOR
 
     def _floors(self, name: Block, width: int) -> Array:
         if name == "composition":
             return composition.FLOOR * composition.spread()
-        fixed = {"chgnet": self.options.floor, "energies": NETWORK_FLOOR, "environments": composition.FLOOR}
-        return np.full(width, fixed[name])
+        if name == "vibrations":
+            return VIBRATION_FLOORS
+        return np.full(width, composition.FLOOR if name == "environments" else self._floor(name))
 
     def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
-        if self._projection is None or self._centre is None:
-            return {}, {"projected": False}
-        return {"projection": self._projection, "centre": self._centre}, {"projected": True}
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, projection in self._projections.items():
+            arrays |= {f"projection.{name}": projection.directions, f"centre.{name}": projection.centre}
+        return arrays, {"projected": [*sorted(self._projections)]}
 
     def _load_encoding(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
-        self._projection = arrays["projection"] if rest["projected"] else None
-        self._centre = arrays["centre"] if rest["projected"] else None
+        self._projections = {
+            name: _Projection(arrays[f"centre.{name}"], arrays[f"projection.{name}"]) for name in rest["projected"]
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Projection:
+    """Columns → principal components of the labelled candidates' scaled columns."""
+
+    centre: Array
+    directions: Array
+
+    @classmethod
+    def learn(cls, chosen: Array, most: int, floor: float) -> Self:
+        """Learn at most `most` components of n × d columns whose smallest scale is `floor`."""
+        scale = np.maximum(chosen.std(0), floor)
+        centre = chosen.mean(0)
+        _, sizes, directions = np.linalg.svd((chosen - centre) / scale, full_matrices=False)
+        kept = min(most, int((sizes > 1e-6 * sizes[0]).sum())) or 1
+        return cls(centre, directions[:kept].T / scale[:, None])
+
+    def apply(self, chosen: Array) -> Array:
+        """Return the components, n × kept."""
+        projected: Array = (chosen - self.centre) @ self.directions
+        return projected
+
+
+def _vibration_floor(column: str) -> float:
+    if column.startswith("stiffness"):
+        return STIFFNESS_FLOOR
+    return SHARE_FLOOR if column == "unstable_share" else FREQUENCY_FLOOR
+
+
+VIBRATION_FLOORS: Array = np.array([_vibration_floor(column) for column in vibrations.COLUMNS])
