@@ -33,8 +33,8 @@ Batch = Any
 
 CAPPED = 3.0
 """Scaled element properties are cut here: a few elements lie far out (the melting point of carbon)."""
-MOST_AT_ONCE, MOST_EDGES = 256, 24_000
-"""Items and edges evaluated at once: the first keeps steps large, the second bounds the memory of large cells."""
+EDGES_AT_ONCE = {"cpu": 2_000, "cuda": 100_000}
+"""Edges evaluated together: on a CPU what fits its cache (measured), on a GPU what fills it; both bound the memory."""
 
 
 class ElementTable(nn.Embedding):
@@ -212,7 +212,7 @@ def represent(trunk: Trunk, items: Sequence[Item], device: torch.device) -> Arra
     trunk.eval().to(device, torch.float64)
     rows = np.zeros((len(items), trunk.width + trunk.outputs))
     with torch.no_grad():
-        for start, stop in _chunks(items):
+        for start, stop in _chunks(items, EDGES_AT_ONCE[device.type]):
             readout = trunk.readout(trunk.collate(items[start:stop], device, torch.float64))
             both = torch.cat([readout, trunk.head(readout)], dim=1)
             rows[start:stop] = both.cpu().numpy().astype(np.float32)
@@ -220,11 +220,11 @@ def represent(trunk: Trunk, items: Sequence[Item], device: torch.device) -> Arra
     return rows
 
 
-def _chunks(items: Sequence[Item]) -> Iterator[tuple[int, int]]:
+def _chunks(items: Sequence[Item], most: int) -> Iterator[tuple[int, int]]:
     start, edges = 0, 0
     for i, item in enumerate(items):
         own = item.edges.shape[1] if isinstance(item, Graph) else len(item.species) ** 2
-        if i > start and (i - start >= MOST_AT_ONCE or edges + own > MOST_EDGES):
+        if i > start and edges + own > most:
             yield start, i
             start, edges = i, 0
         edges += own

@@ -163,8 +163,8 @@ class Trunks:
         start = ", from the weights of the fit before" if warm else ""
         once = f" (once only: {rare})" if rare else ""
         return (
-            f"{len(parts)} trunks ({self.options.network}), {schedule.epochs} epochs each{start}; trained on the"
-            f" elements {', '.join(sorted(seen))}{once}; what is said about other elements rests on their tabulated properties"
+            f"{len(parts)} {self.options.network} trunks, {schedule.epochs} epochs each{start}; trained on the elements"
+            f" {', '.join(sorted(seen))}{once}; what is said about others rests on their tabulated properties"
         )
 
     def encode(self, candidates: Sequence[Candidate]) -> Array:
