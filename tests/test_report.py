@@ -20,10 +20,11 @@ from orchestrator.domain import (
     Quality,
     frozen,
 )
+from orchestrator.prospective import Judged
 from orchestrator.record.states import AttemptState, CampaignState
 from orchestrator.record.store import CampaignStore, NewMeasurement, StepPlan
 from orchestrator.report import plots
-from orchestrator.report.calibration import Judged, judge
+from orchestrator.report.calibration import judge
 from orchestrator.report.crystals import picture
 from orchestrator.report.facts import Facts, gather
 from orchestrator.report.page import LARGEST, build, write
@@ -311,8 +312,8 @@ def test_calibration_of_known_errors() -> None:
         assert judged.coverage(level) == pytest.approx(level, abs=0.02)
         low, high = judged.uncertainty(level)
         assert low < judged.coverage(level) < high
-    assert judged.nll == pytest.approx(0.5 * np.log(2 * np.pi * 0.25) + 0.5, abs=0.03)
-    assert judged.bias == pytest.approx(0.0, abs=0.03)
+    assert judged.scores["nll"] == pytest.approx(0.5 * np.log(2 * np.pi * 0.25) + 0.5, abs=0.03)
+    assert judged.scores["bias"] == pytest.approx(0.0, abs=0.03)
     assert judged.rank_correlation == pytest.approx(0.89, abs=0.02)
     sure = Judged("p", judged.trials, judged.labels, judged.predicted, tuple(sd / 3), judged.measured)
     assert sure.uncertainty(0.9)[1] < 0.9

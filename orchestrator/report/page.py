@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from orchestrator.record.states import CampaignState
 from orchestrator.report import plots, sections
-from orchestrator.report.calibration import judge
+from orchestrator.report.calibration import judge, judged_section
 from orchestrator.report.facts import Facts, ReadsStore, gather
 from orchestrator.report.words import asked, unit_of
 
@@ -102,7 +102,7 @@ def _contents(facts: Facts) -> dict[str, Any]:
                 _svg(plots.parity(found, unit_of(facts.problem.units[name])), f"parity-{name}", square=True),
                 _svg(plots.calibration(found), f"calibration-{name}", square=True),
             ]
-            judged.append(sections.judged_section(found, facts.problem.units[name], *pictures))
+            judged.append(judged_section(found, facts.problem.units[name], *pictures))
     reason = f": {info.state_reason}" if info.state_reason else ""
     by_hand = info.state is CampaignState.ACTIVE and not facts.config.procedure
     state = "Open, measured by hand" if by_hand else STATES[info.state]

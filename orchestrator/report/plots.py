@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from orchestrator.domain import Objective
-from orchestrator.report.calibration import LEVELS, Judged
+from orchestrator.prospective import Judged
 from orchestrator.report.facts import Facts, Point
+from orchestrator.scoring import LEVELS
 
 Plot = Callable[[Any], None]
 """Draws into one matplotlib `Axes`."""

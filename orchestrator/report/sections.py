@@ -15,7 +15,6 @@ from orchestrator.domain import Objective, Value
 from orchestrator.ranking import Best
 from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.views import DecisionInfo
-from orchestrator.report.calibration import LEVELS, Judged
 from orchestrator.report.crystals import picture
 from orchestrator.report.facts import IMPORTED_PURPOSE, Facts
 from orchestrator.report.words import bound, formula, given, number, plain, seconds, some, unit_of, when, with_error
@@ -159,44 +158,6 @@ def cards(facts: Facts) -> list[Cell]:
     return found
 
 
-def judged_section(judged: Judged, unit: str, parity: str, calibration: str) -> Cell:
-    """Return the section about the predictions of one property."""
-    tail = f" {unit_of(unit)}".rstrip()
-    metrics: list[tuple[str, str]] = [("predictions", str(len(judged)))]
-    metrics += [(f"{100 * level:.0f} % intervals hold", f"{100 * judged.coverage(level):.0f} %") for level in LEVELS]
-    correlation = judged.rank_correlation
-    metrics += [
-        ("mean absolute error", number(judged.mae, 3) + tail),
-        ("bias", number(judged.bias, 2) + tail),
-        ("rank correlation", "–" if correlation is None else f"{correlation:.2f}".replace("-", "\N{MINUS SIGN}")),
-        ("negative log likelihood", number(judged.nll, 3)),
-    ]
-    return {
-        "words": plain(judged.name),
-        "verdict": verdict(judged),
-        "parity": parity,
-        "calibration": calibration,
-        "metrics": metrics,
-    }
-
-
-def verdict(judged: Judged) -> str:
-    """Say in words whether the intervals could be trusted, and how sure that is."""
-    level = 0.9
-    low, high = judged.uncertainty(level)
-    inside = f"{100 * judged.coverage(level):.0f} % of the results lie inside the 90 % intervals"
-    if low <= level <= high:
-        word = "which chance explains: nothing speaks against the stated uncertainties"
-    elif high < level:
-        word = "fewer than chance explains: the surrogate was too sure of itself"
-    else:
-        word = "more than chance explains: the surrogate was more careful than it had to be"
-    return (
-        f"Judged on the {len(judged)} trials that it chose, by what it said before they ran. {inside}, {word}. Far"
-        " outliers are drawn at the edge of the plot; the figures below count them in full."
-    )
-
-
 def failures(facts: Facts) -> list[Cell]:
     """Return the rows of the table of failures."""
     rows: list[Cell] = [
@@ -300,13 +261,14 @@ def fits(facts: Facts) -> list[Cell]:
                 "when": when(fit.made_at),
                 "surrogate": fit.surrogate,
                 "labels": report.labels,
-                "start": start if report.warm or fit.parent is None else f"{start}, trained anew",
+                "start": (start if report.warm or fit.parent is None else f"{start}, trained anew")
+                + ("" if report.promoted else "; does not propose"),
                 "metrics": metrics or "–",
                 "device": report.device,
                 "seconds": f"{report.seconds:.1f}",
                 "checkpoint": fit.checkpoint_sha256[:12],
                 "data": report.data_sha256[:12],
-                "notes": " ".join(report.notes),
+                "notes": " ".join((*report.notes, *([f"{report.reason}."] if report.reason else []))),
             }
         )
     return rows
