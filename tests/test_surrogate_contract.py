@@ -17,9 +17,10 @@ from orchestrator.protocols import HasBotorchView, Surrogate
 from orchestrator.surrogates import targets
 
 NAMES = tuple(plugins.available("surrogates"))
-GRAPHS = ("gnn_gp", "gnn_ensemble", "potential_gp")
+GRAPHS = ("gnn_gp", "gnn_ensemble", "gnn_laplace", "potential_gp")
 TINY: dict[str, dict[str, Any]] = {
     "gnn_gp": {"epochs": 2, "device": "cpu"},
+    "gnn_laplace": {"epochs": 2, "device": "cpu"},
     "gnn_ensemble": {"epochs": 2, "members": 2, "device": "cpu"},
     "composition_forest": {"trees": 30},
 }

@@ -9,7 +9,7 @@ Chernozhukov et al., Econometrics Journal 21, C1, 2018, doi:10.1111/ectj.12097, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 
 from orchestrator.domain import Array
 from orchestrator.errors import Diverged
-from orchestrator.surrogates.heads import GaussianHead
+from orchestrator.surrogates.heads import GaussianHead, Head
 from orchestrator.surrogates.hyper import (
     MOST_FOR_HYPERPARAMETERS,
     STARTS,
@@ -86,18 +86,24 @@ def learn(
     return Hyperparameters.unpack(found.x, terms)
 
 
-def held_out_residuals(terms: tuple[Term, ...], hyper: Hyperparameters, views: Sequence[View]) -> tuple[Array, Array]:
+def held_out_residuals(
+    terms: tuple[Term, ...],
+    hyper: Hyperparameters,
+    views: Sequence[View],
+    make: Callable[[tuple[Term, ...], Hyperparameters, Points], Head] = GaussianHead,
+) -> tuple[Array, Array]:
     """Return each label minus its prediction from all others, by the network that has not been trained on it.
 
     Args:
         terms: the covariance.
         hyper: its hyperparameters.
         views: one a network; where several hold a label out, their mixture judges it, and where none does, all do.
+        make: builds a head.
 
     Returns:
         Residuals and standard deviations, noise included, in standardised units.
     """
-    answers = [GaussianHead(terms, hyper, view.data).leave_one_out() for view in views]
+    answers = [make(terms, hyper, view.data).leave_one_out() for view in views]
     held = np.array([view.held_out for view in views])
     judges = held | ~held.any(0)  # views × labels
     residuals = np.array([residual for residual, _ in answers])

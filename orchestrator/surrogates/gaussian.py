@@ -15,23 +15,35 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from orchestrator.domain import Array, Candidate, Dataset, FitReport, HeldOut, JsonObject, Prediction, Problem
-from orchestrator.errors import SurrogateError
-from orchestrator.protocols import BotorchView, Support
+from orchestrator.errors import IncompatibleError, MatloopError, SurrogateError
+from orchestrator.protocols import BotorchView, Options, Support
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
+from orchestrator.surrogates.conformal import Conformal
 from orchestrator.surrogates.encoding import Scaling
 from orchestrator.surrogates.explanation import Explaining
-from orchestrator.surrogates.heads import GaussianHead
-from orchestrator.surrogates.hyper import Hyperparameters, Points
+from orchestrator.surrogates.familiarity import Familiarity
+from orchestrator.surrogates.feasibility import Feasibility
+from orchestrator.surrogates.heads import GaussianHead, Head
+from orchestrator.surrogates.hyper import Hyperparameters, Points, learn
 from orchestrator.surrogates.kernels import Term
-from orchestrator.surrogates.mixture import MixtureHead
 from orchestrator.surrogates.targets import Standardised, Target, learn_targets, standardise
+from orchestrator.surrogates.transforms import TransformName
 
-Head = GaussianHead | MixtureHead
 CHUNK = 4096
 """Candidates asked at once: bounds the memory of cross-covariances."""
+
+
+class GaussianOptions(Options):
+    """Options that all Gaussian-process surrogates share."""
+
+    transforms: dict[str, TransformName] = Field(
+        default_factory=dict,
+        description="by property: log, box-cox, auto (the likeliest) or none; learned so, told in the property's unit",
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,16 +65,22 @@ class _Fitted:
     targets: tuple[Target, ...]
     design: Design
     heads: tuple[Head, ...]
+    conformal: tuple[Conformal, ...]
+    failed: Array  # normalised columns of failed trials
 
 
 class GaussianSurrogate(Explaining, ABC):
     """Exact Gaussian processes on learned or fixed features; see `orchestrator.protocols.Surrogate`."""
 
     kind: ClassVar[str]
+    options: GaussianOptions
 
     def __init__(self) -> None:
         self._fitted: _Fitted | None = None
         self._current: tuple[Head, ...] = ()
+        self._failed: Array = np.zeros((0, 0))
+        self._familiarity: Familiarity | None = None
+        self._feasibility: Feasibility | None = None
         self._loaded = False
         self._held_out: dict[str, HeldOut] = {}
         self.notes: list[str] = []
@@ -108,8 +126,12 @@ class GaussianSurrogate(Explaining, ABC):
             The head, and held-out residuals with their standard deviations, in standardised units.
         """
         del rows
-        head = GaussianHead.fit(design.terms, points, start)
+        head = self._process(design.terms, learn(design.terms, points, start), points)
         return head, head.leave_one_out()
+
+    def _process(self, terms: tuple[Term, ...], hyper: Hyperparameters, points: Points) -> Head:
+        """Build the Gaussian process on given hyperparameters."""
+        return GaussianHead(terms, hyper, points)
 
     def _head_from(self, terms: tuple[Term, ...], arrays: Mapping[str, Array], sd_scale: float) -> Head:
         """Build a head from its `arrays`."""
@@ -117,6 +139,14 @@ class GaussianSurrogate(Explaining, ABC):
 
     def _device(self) -> str:
         return "cpu"
+
+    def _metric(self) -> tuple[Term, ...]:
+        """Return terms whose groups of columns say how far apart candidates are."""
+        return self._need().design.terms
+
+    def _answers(self) -> frozenset[Support]:
+        """Name what every Gaussian surrogate answers, whatever it learns from."""
+        return frozenset({"uncertainty", "draws", "feasibility"})
 
     # --- the contract -----------------------------------------------------------------------------------------------
 
@@ -126,11 +156,12 @@ class GaussianSurrogate(Explaining, ABC):
         warm = self._loaded
         previous = self._fitted if warm else None
         properties = problem.properties
-        targets, self.notes = learn_targets(dataset, properties)
+        targets, self.notes = learn_targets(dataset, properties, self.options.transforms)
         data = standardise(dataset, properties, targets)
         design = self._learn(data, seed, warm=warm)
         x = design.scaling.apply(self._encode(data.labels.candidates))
         heads: list[Head] = []
+        conformal: list[Conformal] = []
         metrics, calibration = {}, {}
         self._held_out = {}
         for j, name in enumerate(properties):
@@ -139,17 +170,20 @@ class GaussianSurrogate(Explaining, ABC):
             start = old.hyper if old is not None and old.terms == design.terms else None
             points = Points(x[rows], data.y[rows, j], data.known[rows, j])
             head, (residuals, sd) = self._fit_head(design, points, start, rows)
-            scale = targets[j].scale
             trials = tuple(data.labels.trials[i] for i in np.flatnonzero(rows))
-            held_out = HeldOut(residuals * scale, sd * scale, targets[j].back(data.y[rows, j]), trials)
+            factor, held_out = _judge(targets[j], points.y, residuals, sd, trials)
             self._held_out[name] = calibrated(held_out)
-            head = head.scaled(sd_factor(held_out))
+            conformal.append(Conformal.learn(residuals, sd * factor))
+            head = head.scaled(factor)
             if head.jitter:
                 self.notes.append(f"{name}: {head.jitter:g} was added to the covariance's diagonal to invert it")
             metrics[name], calibration[name] = assess(held_out)
+            calibration[name]["sd_factor"] = factor
             heads.append(head)
-        self._fitted = _Fitted(properties, targets, design, tuple(heads))
-        self._current = tuple(heads)
+        self._fitted = _Fitted(
+            properties, targets, design, tuple(heads), tuple(conformal), self._encode_failed(dataset, design)
+        )
+        self._take(self._fitted.heads, self._fitted.failed)
         self._remember(problem, data.labels)
         self._loaded = False
         return FitReport(
@@ -173,7 +207,7 @@ class GaussianSurrogate(Explaining, ABC):
             rows = np.isfinite(data.y[:, j])
             points = x[rows] if x is not None else np.zeros((0, head.data.x.shape[1]))
             current.append(head.conditioned(Points(points, data.y[rows, j], data.known[rows, j])))
-        self._current = tuple(current)
+        self._take(tuple(current), self._encode_failed(dataset, fitted.design))
         self._remember(None, data.labels)
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
@@ -185,9 +219,13 @@ class GaussianSurrogate(Explaining, ABC):
             rows = slice(start, start + len(x))
             for j, (head, target) in enumerate(zip(self._current, fitted.targets, strict=True)):
                 centre, variance = head.predict(x)
-                mean[rows, j] = target.back(centre)
-                epistemic[rows, j] = target.scale * np.sqrt(variance)
-                noise[rows, j] = target.scale * np.sqrt(head.noise_variance)
+                mean[rows, j], own = target.moments(centre, variance)
+                epistemic[rows, j] = np.sqrt(own)
+                if target.transform is None:
+                    noise[rows, j] = target.scale * np.sqrt(head.noise_variance)
+                else:  # the sd of one more measurement is the transformed-back one
+                    more = target.moments(centre, variance + head.noise_variance)[1] - own
+                    noise[rows, j] = np.sqrt(np.maximum(more, 1e-12 * own))
         return Prediction(mean, epistemic, noise)
 
     def draw(self, candidates: Sequence[Candidate], s: int, seed: int) -> Array:
@@ -198,6 +236,38 @@ class GaussianSurrogate(Explaining, ABC):
             for j, (head, target) in enumerate(zip(self._current, fitted.targets, strict=True)):
                 values[:, start : start + len(x), j] = target.back(head.draw(x, s, (seed, j)))
         return values
+
+    def outside(self, candidates: Sequence[Candidate]) -> Array:
+        """Return how far outside each candidate lies, n; see `KnowsItsDomain`."""
+        self._need()
+        if self._familiarity is None:
+            labelled = np.vstack([head.data.x for head in self._current])
+            self._familiarity = Familiarity.learn(self._metric(), labelled)
+        parts = [self._familiarity.outside(x) for _, x in self._chunks(candidates)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def success(self, candidates: Sequence[Candidate]) -> Array:
+        """Return the probability that a trial of each candidate yields a value, n; see `PredictsSuccess`."""
+        self._need()
+        if self._feasibility is None:
+            good = max((head.data.x for head in self._current), key=len)
+            self._feasibility = Feasibility.learn(self._metric(), good, self._failed)
+        parts = [self._feasibility.probability(x) for _, x in self._chunks(candidates)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def interval(self, candidates: Sequence[Candidate], level: float) -> tuple[Array, Array]:
+        """Return lower and upper ends, n × m each, that held-out labels fell between; see `GivesIntervals`."""
+        fitted = self._need()
+        shape = (len(candidates), len(fitted.properties))
+        low, high = np.zeros(shape), np.zeros(shape)
+        for start, x in self._chunks(candidates):
+            rows = slice(start, start + len(x))
+            for j, (head, target) in enumerate(zip(self._current, fitted.targets, strict=True)):
+                centre, variance = head.predict(x)
+                sd = np.sqrt(variance + head.noise_variance)
+                ends = fitted.conformal[j].interval(centre, sd, level)
+                low[rows, j], high[rows, j] = target.back(ends[0]), target.back(ends[1])
+        return low, high
 
     def held_out(self) -> Mapping[str, HeldOut]:
         """Return the held-out predictions of the last fit; see `HoldsOut`."""
@@ -216,8 +286,10 @@ class GaussianSurrogate(Explaining, ABC):
         fitted = self._need()
         arrays, encoding = self._encoding_state()
         arrays |= {"scaling.shift": fitted.design.scaling.shift, "scaling.scale": fitted.design.scaling.scale}
+        arrays["failed"] = fitted.failed
         for j, head in enumerate(fitted.heads):
             arrays |= {f"head.{j}.{name}": array for name, array in head.arrays().items()}
+            arrays[f"conformal.{j}"] = fitted.conformal[j].scores
         rest: JsonObject = {
             "encoding": encoding,
             "terms": [term.to_json() for term in fitted.design.terms],
@@ -235,11 +307,15 @@ class GaussianSurrogate(Explaining, ABC):
         scaling = Scaling(tuple(rest["log"]), arrays["scaling.shift"], arrays["scaling.scale"])
         heads: list[Head] = []
         for j, sd_scale in enumerate(rest["sd_scales"]):
-            parts = {name: arrays[f"head.{j}.{name}"] for name in ("hyper", "x", "y", "known")}
+            start = f"head.{j}."
+            parts = {name[len(start) :]: array for name, array in arrays.items() if name.startswith(start)}
             heads.append(self._head_from(terms, parts, sd_scale))
-        targets = tuple(Target(**target) for target in rest["targets"])
-        self._fitted = _Fitted(problem.properties, targets, Design(scaling, terms), tuple(heads))
-        self._current = tuple(heads)
+        targets = tuple(Target.from_json(target) for target in rest["targets"])
+        # Fits from before there were these have neither scores nor failed trials.
+        conformal = tuple(Conformal(arrays.get(f"conformal.{j}", np.zeros(0))) for j in range(len(heads)))
+        failed = arrays.get("failed", np.zeros((0, len(scaling.shift))))
+        self._fitted = _Fitted(problem.properties, targets, Design(scaling, terms), tuple(heads), conformal, failed)
+        self._take(tuple(heads), failed)
         self._held_out = {}
         self._remember(problem, None)
         self._loaded = True
@@ -252,6 +328,21 @@ class GaussianSurrogate(Explaining, ABC):
             raise SurrogateError(message)
         return self._fitted
 
+    def _take(self, heads: tuple[Head, ...], failed: Array) -> None:
+        """Answer from these heads and failed trials from now on."""
+        self._current, self._failed = heads, failed
+        self._familiarity = self._feasibility = None
+
+    def _encode_failed(self, dataset: Dataset, design: Design) -> Array:
+        """Return normalised columns of the failed trials; one that cannot be read teaches nothing."""
+        rows = []
+        for failure in dataset.failures:
+            try:
+                rows.append(design.scaling.apply(self._encode([failure.applied_candidate])))
+            except MatloopError as error:
+                self.notes.append(f"failed trial {failure.trial} is left out of what predicts success: {error}")
+        return np.vstack(rows) if rows else np.zeros((0, len(design.scaling.shift)))
+
     def _columns_of(self, candidates: Sequence[Candidate]) -> Array:
         return self._need().design.scaling.apply(self._encode(candidates))
 
@@ -263,14 +354,38 @@ class GaussianSurrogate(Explaining, ABC):
         ]
 
 
+def _judge(target: Target, y: Array, residuals: Array, sd: Array, trials: tuple[int, ...]) -> tuple[float, HeldOut]:
+    """Return the calibration factor, and held-out predictions in the property's unit, not yet calibrated."""
+    factor = sd_factor(HeldOut(residuals, sd, y, trials))
+    labels = target.back(y)
+    mean, variance = target.moments(y - residuals, sd**2)
+    return factor, HeldOut(labels - mean, np.sqrt(variance), labels, trials)
+
+
 class WithBotorch(GaussianSurrogate):
     """Gaussian surrogates with one exact process a property, which botorch can use as it is."""
 
+    def _answers(self) -> frozenset[Support]:
+        return super()._answers() | (frozenset() if self._transformed() else frozenset({"botorch"}))
+
+    def _transformed(self) -> list[str]:
+        return sorted(name for name, transform in self.options.transforms.items() if transform != "none")
+
     def to_botorch(self) -> BotorchView:
-        """Return the posterior of the last update as a botorch model over raw columns."""
+        """Return the posterior of the last update as a botorch model over raw columns.
+
+        Raises:
+            IncompatibleError: a property is learned through a transform.
+        """
         from botorch.models import ModelListGP  # noqa: PLC0415  only acquisition with gradients pays the import
 
         fitted = self._need()
+        if self._transformed():
+            message = (
+                f"{', '.join(self._transformed())} is learned through a transform: its posterior is not Gaussian"
+                ", and botorch cannot use it; leave 'transforms' out, or choose a policy that uses draws"
+            )
+            raise IncompatibleError(message)
         scaling = fitted.design.scaling
         models = [
             cast("GaussianHead", head).to_botorch(scaling, target.shift, target.scale)

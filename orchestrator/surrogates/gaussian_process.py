@@ -17,14 +17,14 @@ from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.errors import SurrogateError
 from orchestrator.networks import composition, environments
 from orchestrator.networks.crystals import crystals_of
-from orchestrator.protocols import BoxSpace, Options, SearchSpace, Support
+from orchestrator.protocols import BoxSpace, SearchSpace, Support
 from orchestrator.surrogates.encoding import Columns, Scaling
-from orchestrator.surrogates.gaussian import Design, WithBotorch
+from orchestrator.surrogates.gaussian import Design, GaussianOptions, WithBotorch
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised
 
 
-class GaussianProcessOptions(Options):
+class GaussianProcessOptions(GaussianOptions):
     """Options of `gaussian_process`."""
 
     kernel: Literal["matern52", "rbf"] = Field(default="matern52", description="rbf believes in smoother functions")
@@ -63,7 +63,7 @@ class GaussianProcess(WithBotorch):
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure", "composition", "parameters", "uncertainty", "draws", "botorch"})
+        return frozenset({"structure", "composition", "parameters"}) | self._answers()
 
     def look_at(self, space: SearchSpace) -> None:
         """Take ranges, logarithms and choices from a box, where the options say nothing of them."""

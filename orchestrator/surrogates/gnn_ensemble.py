@@ -8,30 +8,28 @@ hyperparameters and the calibration come from the labels that a member's bootstr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from orchestrator.domain import Array, Candidate, JsonObject
-from orchestrator.protocols import Support
+from orchestrator.domain import Array, Candidate
 from orchestrator.surrogates import crossfit
-from orchestrator.surrogates.gaussian import Design, GaussianSurrogate
+from orchestrator.surrogates.gaussian import Design
+from orchestrator.surrogates.graph_surrogate import GraphOptions, GraphSurrogate
 from orchestrator.surrogates.hyper import Hyperparameters, Points
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.mixture import MixtureHead
 from orchestrator.surrogates.targets import Standardised
-from orchestrator.surrogates.trunks import TrunkOptions, Trunks
 
 
-class GraphEnsembleOptions(TrunkOptions):
+class GraphEnsembleOptions(GraphOptions):
     """Options of `gnn_ensemble`."""
 
     members: int = Field(default=5, ge=2, le=50)
 
 
-class GraphEnsemble(GaussianSurrogate):
+class GraphEnsemble(GraphSurrogate):
     """Bootstrap ensemble of trunks with Bayesian last layers.
 
     Args:
@@ -40,23 +38,12 @@ class GraphEnsemble(GaussianSurrogate):
 
     Options = GraphEnsembleOptions
     kind = "gnn_ensemble"
+    head = "ensemble"
+    options: GraphEnsembleOptions
 
     def __init__(self, options: GraphEnsembleOptions | None = None) -> None:
-        super().__init__()
-        self.options = options or GraphEnsembleOptions()
-        self._trunks = Trunks(self.options)
+        super().__init__(options or GraphEnsembleOptions())
         self._parts: list[npt.NDArray[np.bool_]] = []
-
-    def supports(self) -> frozenset[Support]:
-        """Name what it can learn from and answer."""
-        return self._trunks.inputs | {"uncertainty", "draws"}
-
-    def knows(self) -> frozenset[str]:
-        """Name the pretrained knowledge inside the network."""
-        return self._trunks.knows
-
-    def _device(self) -> str:
-        return self._trunks.device_text
 
     def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
         candidates = data.labels.candidates
@@ -80,15 +67,6 @@ class GraphEnsemble(GaussianSurrogate):
         data = Points(arrays["x"], arrays["y"], arrays["known"])
         columns = [self._trunks.columns(k) for k in range(len(self._trunks))]
         return MixtureHead(terms, Hyperparameters.unpack(arrays["hyper"], terms), data, columns, sd_scale=sd_scale)
-
-    def _encode(self, candidates: Sequence[Candidate]) -> Array:
-        return self._trunks.encode(candidates)
-
-    def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
-        return self._trunks.state()
-
-    def _load_encoding(self, arrays: Mapping[str, npt.NDArray[Any]], rest: Mapping[str, Any]) -> None:
-        self._trunks.restore(arrays, rest)
 
 
 LEFT_OUT = 0.37

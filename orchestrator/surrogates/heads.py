@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,41 @@ JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
 """Added to the diagonal in turn until the Cholesky factor exists; what was needed is noted."""
 FREQUENCIES = 1024
 """Random frequencies, shared out among the radial terms: a prior correlation is off by about 1/sqrt(1024) = 3 %."""
+
+
+class Head(Protocol):
+    """What a surrogate asks of the uncertainty of one property, in standardised units; see `GaussianHead`."""
+
+    terms: tuple[Term, ...]
+    hyper: Hyperparameters
+    data: Points
+    sd_scale: float
+
+    @property
+    def jitter(self) -> float:
+        """Number that was added to a diagonal to invert a matrix."""
+
+    @property
+    def noise_variance(self) -> float:
+        """Variance of one more measurement."""
+
+    def conditioned(self, data: Points) -> Head:
+        """Return the same on other labels, hyperparameters and calibration kept."""
+
+    def scaled(self, sd_scale: float) -> Head:
+        """Return the same with other calibration."""
+
+    def predict(self, x: Array) -> tuple[Array, Array]:
+        """Return the mean and the epistemic variance at k points."""
+
+    def draw(self, x: Array, s: int, seed: Sequence[int]) -> Array:
+        """Return values of `s` functions at k points, s × k."""
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Return held-out residuals and their standard deviations."""
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the state as arrays."""
 
 
 class GaussianHead:

@@ -84,7 +84,7 @@ class Points:
         return len(self.y)
 
 
-def learn(terms: tuple[Term, ...], data: Points, start: Hyperparameters | None, steps: int) -> Hyperparameters:
+def learn(terms: tuple[Term, ...], data: Points, start: Hyperparameters | None, steps: int = 60) -> Hyperparameters:
     """Maximise the marginal likelihood times the priors.
 
     Args:

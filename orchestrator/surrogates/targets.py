@@ -1,14 +1,16 @@
-"""Labels on their way to a surrogate: standardised, absent ones marked, absurd ones pulled in and named."""
+"""Labels on their way to a surrogate: transformed, standardised, gaps marked, absurd ones pulled in and named."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from orchestrator.domain import Array, Dataset, JsonObject, Labels
-from orchestrator.errors import NotEnoughData
+from orchestrator.errors import NotEnoughData, SurrogateError
+from orchestrator.surrogates.transforms import BEYOND, NODE_WEIGHTS, NODES, Transform, TransformName, choose
 
 FEWEST = 3
 """Labels of a property below which no spread can be learned."""
@@ -24,31 +26,76 @@ FEWEST_FOR_FAR = 5
 
 @dataclass(frozen=True)
 class Target:
-    """How the labels of one property are standardised.
+    """How the labels of one property are transformed and standardised.
 
     Args:
-        shift: subtracted, in the property's unit.
-        scale: divided by, in the property's unit.
-        low: labels below are raised to it.
+        shift: subtracted, in the property's unit; of the transformed labels where there is a transform.
+        scale: divided by, likewise.
+        low: labels below are raised to it, in the property's unit.
         high: labels above are lowered to it.
+        transform: taken before the standardisation.
+        ends: standardised values between which a transform is undone; values beyond count as the nearer end.
     """
 
     shift: float
     scale: float
     low: float
     high: float
+    transform: Transform | None = None
+    ends: tuple[float, float] = (-float("inf"), float("inf"))
 
     def forward(self, values: Array) -> Array:
         """Standardise labels of any shape; NaN stays NaN."""
-        return (np.clip(values, self.low, self.high) - self.shift) / self.scale
+        inside = np.clip(values, self.low, self.high)
+        if self.transform is not None:
+            inside = self.transform.forward(inside)
+        return (inside - self.shift) / self.scale
 
     def back(self, values: Array) -> Array:
         """Return standardised values to the property's unit."""
-        return self.shift + self.scale * values
+        if self.transform is None:
+            return self.shift + self.scale * values
+        return self.transform.back(self.shift + self.scale * np.clip(values, *self.ends))
+
+    def moments(self, mean: Array, variance: Array) -> tuple[Array, Array]:
+        """Return mean and variance, in the property's unit, of what is Gaussian when standardised.
+
+        Args:
+            mean: k standardised means.
+            variance: k variances.
+
+        Returns:
+            k means and k variances, by Gauss-Hermite quadrature where there is a transform.
+        """
+        if self.transform is None:
+            return self.back(mean), self.scale**2 * variance
+        values = self.back(mean[:, None] + np.sqrt(variance)[:, None] * NODES)
+        weights = NODE_WEIGHTS / NODE_WEIGHTS.sum()
+        centre = values @ weights
+        spread = ((values - centre[:, None]) ** 2) @ weights
+        return centre, np.maximum(spread, 1e-24 * np.maximum(centre**2, 1e-24))
+
+    def errors(self, values: Array, errors: Array) -> Array:
+        """Return standard errors of labels in standardised units."""
+        if self.transform is None:
+            return errors / self.scale
+        return errors * self.transform.slope(np.clip(values, self.low, self.high)) / self.scale
 
     def to_json(self) -> JsonObject:
         """Return the numbers as JSON content."""
-        return {"shift": self.shift, "scale": self.scale, "low": self.low, "high": self.high}
+        content: JsonObject = {"shift": self.shift, "scale": self.scale, "low": self.low, "high": self.high}
+        if self.transform is not None:
+            content |= {"transform": asdict(self.transform), "ends": list(self.ends)}
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Target:
+        """Build from `to_json` content; fits of before there were transforms have none."""
+        plain = {name: float(content[name]) for name in ("shift", "scale", "low", "high")}
+        if "transform" not in content:
+            return cls(**plain)
+        low, high = content["ends"]
+        return cls(**plain, transform=Transform(**content["transform"]), ends=(float(low), float(high)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +117,31 @@ class Standardised:
         return len(self.labels)
 
 
-def learn_targets(dataset: Dataset, properties: Sequence[str]) -> tuple[tuple[Target, ...], list[str]]:
+def learn_targets(
+    dataset: Dataset, properties: Sequence[str], transforms: Mapping[str, TransformName] | None = None
+) -> tuple[tuple[Target, ...], list[str]]:
     """Learn how to standardise each property.
 
     Args:
         dataset: what is known.
         properties: m names.
+        transforms: by property, of those that are not learned as they are.
 
     Returns:
         One target a property, and notes for people.
 
     Raises:
         NotEnoughData: a property has fewer than three labels.
+        SurrogateError: a transform names no modelled property, or its labels are not positive.
     """
+    wanted = transforms or {}
+    unknown = sorted(set(wanted) - set(properties))
+    if unknown:
+        message = (
+            f"'transforms' names {', '.join(unknown)}; the modelled properties are {', '.join(properties)}: correct the"
+            " name"
+        )
+        raise SurrogateError(message)
     labels = dataset.labels(properties)
     targets, notes = [], []
     for j, name in enumerate(properties):
@@ -94,7 +153,9 @@ def learn_targets(dataset: Dataset, properties: Sequence[str]) -> tuple[tuple[Ta
                 " before fitting (in a campaign file: 'initial: {trials: …}')"
             )
             raise NotEnoughData(message)
-        low, high = _limits(values)
+        transform, note = choose(wanted.get(name, "none"), values, name)
+        notes += [note] if note else []
+        low, high = _limits(values, transform)
         for i in np.flatnonzero(present):
             value = labels.values[i, j]
             if not low <= value <= high:
@@ -103,11 +164,16 @@ def learn_targets(dataset: Dataset, properties: Sequence[str]) -> tuple[tuple[Ta
                     f" {min(max(value, low), high):g}; check that measurement"
                 )
         inside = np.clip(values, low, high)
+        inside = inside if transform is None else transform.forward(inside)
         scale = float(inside.std())
         if scale < 1e-9 * max(abs(float(inside.mean())), 1e-9):
             scale = 1e-3 * max(abs(float(inside.mean())), 1.0)
             notes.append(f"all {len(values)} labels of {name} are equal; its uncertainty is a guess ({scale:g})")
-        targets.append(Target(float(inside.mean()), scale, low, high))
+        target = Target(float(inside.mean()), scale, low, high, transform)
+        if transform is not None:
+            y = target.forward(values)
+            target = replace(target, ends=(float(y.min()) - BEYOND, float(y.max()) + BEYOND))
+        targets.append(target)
     return tuple(targets), notes
 
 
@@ -127,15 +193,22 @@ def standardise(dataset: Dataset, properties: Sequence[str], targets: Sequence[T
     known = np.zeros_like(y)
     for j, target in enumerate(targets):
         y[:, j] = target.forward(labels.values[:, j])
-        error = labels.std_errors[:, j] / target.scale
+        error = target.errors(labels.values[:, j], labels.std_errors[:, j])
         given = np.isfinite(error) & np.isfinite(y[:, j])
         if given.any():
             known[:, j] = np.where(given, error, np.median(error[given])) ** 2
     return Standardised(labels, y, known)
 
 
-def _limits(values: Array) -> tuple[float, float]:
-    """Return the values beyond which labels are pulled in."""
+def _limits(values: Array, transform: Transform | None) -> tuple[float, float]:
+    """Return the values beyond which labels are pulled in, now and in later updates."""
+    if transform is None:
+        return _far(values)
+    low, high = (float(transform.back(np.array(end))) for end in _far(transform.forward(values)))
+    return max(low, 1e-3 * float(values.min())), high  # a later label of zero still has a logarithm
+
+
+def _far(values: Array) -> tuple[float, float]:
     if len(values) < FEWEST_FOR_FAR:
         return -float("inf"), float("inf")
     median = float(np.median(values))
