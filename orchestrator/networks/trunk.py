@@ -149,12 +149,26 @@ def _cgcnn(outputs: int, cutoff: float, blocks: int) -> Trunk:
     return CrystalGraphConvolution(outputs, cutoff, blocks)
 
 
+def _tensornet(outputs: int, cutoff: float, blocks: int) -> Trunk:
+    from orchestrator.networks.tensornet import TensorNetwork  # noqa: PLC0415  as above
+
+    return TensorNetwork(outputs, cutoff, blocks)
+
+
+def _composition(outputs: int, cutoff: float, blocks: int) -> Trunk:
+    from orchestrator.networks.composition_network import CompositionNetwork  # noqa: PLC0415  as above
+
+    return CompositionNetwork(outputs, cutoff, blocks)
+
+
 NETWORKS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
         for kind in (
             Kind("megnet", "structure", 4.0, 3, _megnet, "doi:10.1021/acs.chemmater.9b01294"),
             Kind("cgcnn", "structure", 4.0, 3, _cgcnn, "doi:10.1103/PhysRevLett.120.145301"),
+            Kind("tensornet", "structure", 4.0, 2, _tensornet, "doi:10.48550/arXiv.2306.06482"),
+            Kind("composition", "composition", 0.0, 2, _composition, "doi:10.1038/s41524-021-00545-1"),
         )
     }
 )

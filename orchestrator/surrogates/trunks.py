@@ -45,8 +45,9 @@ Beside = Literal["environments", "composition"]
 class TrunkOptions(Options):
     """Options that the graph surrogates share."""
 
-    network: Literal["megnet", "cgcnn"] = Field(
-        default="megnet", description="megnet; cgcnn, about three times as fast"
+    network: Literal["megnet", "cgcnn", "tensornet", "composition"] = Field(
+        default="megnet",
+        description="megnet; cgcnn, about three times as fast; tensornet, slow and smooth; composition, on formulas",
     )
     cutoff: float | None = Field(
         default=None, ge=2.0, le=10.0, description="Å; 4 unless given; 5 sees further and costs twice as much"
