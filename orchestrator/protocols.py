@@ -242,6 +242,22 @@ class KnowsItsDomain(Protocol):
 
 
 @runtime_checkable
+class GivesIntervals(Protocol):
+    """Mix-in of surrogates with intervals that rest on held-out labels, not on the shape of their posterior."""
+
+    def interval(self, candidates: Sequence[Candidate], level: float) -> tuple[Array, Array]:
+        """Return the ends between which one more measurement falls with probability `level`, n × m each."""
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """Mix-in of surrogates that keep what they computed of candidates, so that asking again is cheap."""
+
+    def forget(self) -> None:
+        """Drop it: a screening asks about each of a million candidates once. Answers stay what they are."""
+
+
+@runtime_checkable
 class Explains(Protocol):
     """Mix-in of surrogates that can say why."""
 
