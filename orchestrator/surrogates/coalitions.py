@@ -10,6 +10,7 @@ A single stand-in would be simpler, and wrong: the commonest anion would then al
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,7 +187,9 @@ def _orbits(crystal: Crystal) -> Sequence[int]:
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer  # noqa: PLC0415  2 s to import
 
     try:
-        found: Any = SpacegroupAnalyzer(to_structure(crystal), symprec=SYMMETRY).get_symmetry_dataset()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # spglib announces its next version's errors on every call
+            found: Any = SpacegroupAnalyzer(to_structure(crystal), symprec=SYMMETRY).get_symmetry_dataset()
         return [int(i) for i in found.equivalent_atoms]
     except Exception:  # noqa: BLE001  spglib's own errors are no ValueError; without symmetry every site is its own
         return range(len(crystal.species))
