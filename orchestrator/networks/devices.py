@@ -33,6 +33,14 @@ def choose(wanted: Device) -> tuple[torch.device, str]:
         )
         raise SurrogateError(message)
     if available:
+        device = torch.device("cuda")
         name = torch.cuda.get_device_name(0)
-        return torch.device("cuda"), f"cuda ({name})" if wanted == "cuda" else f"cuda ({name}; chosen by auto)"
+        precision = "trains in bfloat16" if has_bfloat16(device) else "trains in single precision"
+        chosen = "" if wanted == "cuda" else "; chosen by auto"
+        return device, f"cuda ({name}, {precision}{chosen})"
     return torch.device("cpu"), "cpu (chosen by auto: there is no CUDA device)"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether a device computes bfloat16 in hardware; a CPU counts as not: there single precision is repeatable."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
