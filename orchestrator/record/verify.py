@@ -75,7 +75,8 @@ def _campaign(connection: Connection, campaign: int, folder: Path) -> Iterator[s
 def _events(connection: Connection, campaign: int, written: Written) -> Iterator[str]:
     table = tables.event
     number, head = 0, GENESIS
-    for row in connection.execute(table.select().where(table.c.campaign_id == campaign).order_by(table.c.number)):
+    own = table.c.campaign_id + 0 == campaign  # see _rows
+    for row in connection.execute(table.select().where(own).order_by(table.c.number + 0)):
         if row.number != number + 1:
             yield f"events {number + 1} to {row.number - 1} are missing"
         elif row.prev_sha != head:
@@ -100,7 +101,8 @@ def _events(connection: Connection, campaign: int, written: Written) -> Iterator
 
 
 def _rows(connection: Connection, table: Table, campaign: int, written: Mapping[str, str]) -> Iterator[str]:
-    own = table.c.id if table is tables.campaign else table.c.campaign_id
+    # "+ 0": an index must not serve the query, since SQLite would answer with the index's copy of a damaged column
+    own = (table.c.id if table is tables.campaign else table.c.campaign_id) + 0
     missing = dict(written)
     for row in connection.execute(table.select().where(own == campaign).order_by(table.c.id)):
         named = missing.pop(str(row.id), None)
