@@ -28,6 +28,8 @@ from orchestrator.networks.graphs import Graph, join
 
 Item = Graph | Formula
 Reads = Literal["structure", "composition"]
+Depth = Literal["frozen", "last", "full"]
+"""How much of a pretrained network is trained: its head alone, the last layer besides, or everything."""
 Batch = Any
 """What `Trunk.collate` returns; its own trunk alone looks inside."""
 
@@ -108,6 +110,32 @@ class Trunk(nn.Module, ABC):
         del batch
         return None
 
+    def learn(self, depth: Depth) -> None:
+        """Choose how much of a pretrained network is trained.
+
+        Args:
+            depth: see `Depth`; a network that starts from nothing is trained in full.
+
+        Raises:
+            SurrogateError: the network is not pretrained.
+        """
+        if depth != "full":
+            message = (
+                f"finetune: {depth} asks for less than the whole network to be trained, but {type(self).__name__}"
+                " starts from nothing; leave 'finetune' out, or write 'network: chgnet'"
+            )
+            raise SurrogateError(message)
+
+    def rate_of(self, name: str) -> float:
+        """Return the learning rate of a parameter in units of the highest: 1, or less where it is pretrained."""
+        del name
+        return 1.0
+
+    def is_kept(self, name: str) -> bool:
+        """Say whether a warm start takes a weight over as it is: tables of elements, and what is pretrained."""
+        owner, _, _ = name.rpartition(".")
+        return isinstance(self.get_submodule(owner), ElementTable)
+
     def forward(self, batch: Batch, atoms: torch.Tensor | None = None) -> torch.Tensor:
         """Return standardised properties, k × m."""
         answer: torch.Tensor = self.head(self.readout(batch, atoms))
@@ -161,6 +189,12 @@ def _composition(outputs: int, cutoff: float, blocks: int) -> Trunk:
     return CompositionNetwork(outputs, cutoff, blocks)
 
 
+def _chgnet(outputs: int, cutoff: float, blocks: int) -> Trunk:
+    from orchestrator.networks.chgnet_trunk import ChgnetTrunk  # noqa: PLC0415  as above
+
+    return ChgnetTrunk(outputs, cutoff, blocks)
+
+
 NETWORKS: Mapping[str, Kind] = MappingProxyType(
     {
         kind.name: kind
@@ -169,6 +203,7 @@ NETWORKS: Mapping[str, Kind] = MappingProxyType(
             Kind("cgcnn", "structure", 4.0, 3, _cgcnn, "doi:10.1103/PhysRevLett.120.145301"),
             Kind("tensornet", "structure", 4.0, 2, _tensornet, "doi:10.48550/arXiv.2306.06482"),
             Kind("composition", "composition", 0.0, 2, _composition, "doi:10.1038/s41524-021-00545-1"),
+            Kind("chgnet", "structure", 6.0, 4, _chgnet, "doi:10.1038/s42256-023-00716-3", frozenset({"chgnet-0.3.0"})),
         )
     }
 )

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.networks import composition, devices, environments
@@ -20,7 +20,7 @@ from orchestrator.networks.crystals import content_key, crystals_of
 from orchestrator.networks.formulas import formulas_of
 from orchestrator.networks.graphs import GraphCache
 from orchestrator.networks.training import Schedule, shrink_and_perturb, train
-from orchestrator.networks.trunk import Item, Kind, Trunk, kind_of, new_trunk, represent
+from orchestrator.networks.trunk import Depth, Item, Kind, Trunk, kind_of, new_trunk, represent
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Scaling
 from orchestrator.surrogates.kernels import Term
@@ -45,9 +45,14 @@ Beside = Literal["environments", "composition"]
 class TrunkOptions(Options):
     """Options that the graph surrogates share."""
 
-    network: Literal["megnet", "cgcnn", "tensornet", "composition"] = Field(
+    network: Literal["megnet", "cgcnn", "tensornet", "composition", "chgnet"] = Field(
         default="megnet",
-        description="megnet; cgcnn, about three times as fast; tensornet, slow and smooth; composition, on formulas",
+        description="megnet; cgcnn, about three times as fast; tensornet, slow and smooth; composition, on formulas;"
+        " chgnet, pretrained and ten times as slow",
+    )
+    finetune: Depth | None = Field(
+        default=None,
+        description="of the pretrained chgnet: frozen (its head only, the default), last (and the last layer) or full",
     )
     cutoff: float | None = Field(
         default=None, ge=2.0, le=10.0, description="Å; 4 unless given; 5 sees further and costs twice as much"
@@ -60,6 +65,13 @@ class TrunkOptions(Options):
     )
     kernel: Literal["matern52", "rbf"] = "matern52"
     device: devices.Device = "auto"
+
+    @model_validator(mode="after")
+    def _only_a_pretrained_network_is_finetuned(self) -> Self:
+        if self.finetune is not None and not kind_of(self.network).knows:
+            message = f"'finetune' is for a pretrained network, and {self.network} starts from nothing; leave it out"
+            raise ValueError(message)
+        return self
 
 
 class Trunks:
@@ -242,7 +254,10 @@ class Trunks:
         }
 
     def _new(self, outputs: int, seed: int) -> Trunk:
-        return new_trunk(self.options.network, outputs, seed, cutoff=self.cutoff, blocks=self.options.blocks)
+        trunk = new_trunk(self.options.network, outputs, seed, cutoff=self.cutoff, blocks=self.options.blocks)
+        if self.options.finetune is not None:
+            trunk.learn(self.options.finetune)
+        return trunk
 
     def _keys(self, candidates: Sequence[Candidate]) -> list[str]:
         if self.kind.reads == "composition":
