@@ -43,6 +43,11 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Before a campaign": {
         "flows.commands_files": ("validate", "plugins", "replay"),
     },
+    "What was learned": {
+        "flows.commands_predict": ("predict",),
+        "flows.commands_fits": ("fits",),
+        "flows.commands_benchmark": ("benchmark",),
+    },
     "The record": {
         "flows.commands_check": ("verify",),
     },

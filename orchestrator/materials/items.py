@@ -20,7 +20,7 @@ from orchestrator.errors import MaterialError
 from orchestrator.materials.files import crystal_from_cif, crystal_from_json
 from orchestrator.materials.structures import check, formula, from_pymatgen
 
-Form = Literal["cif", "json", "xyz", "formula", "parameters", "unreadable"]
+Form = Literal["cif", "json", "xyz", "formula", "parameters", "candidate", "unreadable"]
 STRUCTURES = ("cif", "structure", "structures", "final_structure")
 NAMES = ("id", "material_id", "source_id", "_id", "key", "name", "label", "file")
 """Columns or keys by which structures and ids are found, in this order."""
@@ -37,7 +37,7 @@ class Item:
         id: the entry's own id where it has one, else its name.
         name: file and place, for messages.
         form: what `content` is.
-        content: the text; a formula; parameters as JSON; or the reason why there is nothing to read.
+        content: the text; a formula; parameters or a whole candidate as JSON; or why there is nothing to read.
         share: how much of the pool lies before it, 0 to 1; for progress only.
     """
 
@@ -66,6 +66,8 @@ def read(item: Item, *, most_atoms: int | None = None) -> Candidate:
     """
     if item.form == "unreadable":
         raise MaterialError(item.content)
+    if item.form == "candidate":
+        return Candidate.from_json(json.loads(item.content))
     if item.form == "parameters":
         return _parameters(item)
     if item.form == "formula":
