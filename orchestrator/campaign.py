@@ -7,13 +7,12 @@ remembers. A restarted process builds it anew from the store, so a restart is ju
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from orchestrator import plugins
+from orchestrator import fitting, plugins
 from orchestrator.config.amendments import differences, refuse_amendment
 from orchestrator.config.check import BY_HAND_STEP, check
 from orchestrator.config.defaults import IMPORTED
@@ -26,7 +25,7 @@ from orchestrator.domain import (
     canonical_json,
     sha256,
 )
-from orchestrator.errors import ConfigError, NotEnoughData, StoreError
+from orchestrator.errors import ConfigError
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.told import tell, tell_failed
@@ -239,41 +238,12 @@ class Campaign:
     # --- deciding -------------------------------------------------------------------------------------------------
 
     def fit_if_due(self) -> FitInfo | None:
-        """Train the surrogate if enough new labels have come in; store the fit.
+        """Train the surrogate if enough new labels have come in, or they contradict it; judge and store the fit.
 
         Returns:
             The new fit, or None where none was due or possible.
         """
-        if not self.planner.learns:
-            return None
-        now = self.standing()
-        dataset = now.dataset
-        if self.planner.is_initial(now.planned, dataset):
-            return None
-        last = now.fits[-1] if now.fits else None
-        if not self.planner.refit_due(dataset, last.report.labels if last else None):
-            return None
-        number = last.number + 1 if last else 1
-        parent = self._usable_parent(last)
-        try:
-            surrogate, report, seed = self.planner.train(
-                number, dataset, self.store.fit_folder(parent.id) if parent else None
-            )
-        except NotEnoughData as error:
-            self.store.add_event(self.name, kind="notice", actor="matloop", note=f"no fit: {error}")
-            return None
-        with tempfile.TemporaryDirectory(prefix="matloop-fit-") as folder:
-            surrogate.save(Path(folder))
-            return self.store.record_fit(
-                self.name,
-                number=number,
-                parent=parent.id if parent else None,
-                surrogate=self.planner.parts.surrogate.use,
-                seed=seed,
-                seen=_tokens(dataset),
-                report=report,
-                folder=Path(folder),
-            )
+        return fitting.fit_if_due(self.store, self.name, self.planner, self.standing())
 
     def propose(self, q: int) -> Plan:
         """Choose up to q candidates and plan their trials: one decision, one transaction.
@@ -290,11 +260,11 @@ class Campaign:
         now = self.standing()
         dataset, trials = now.dataset, now.trials
         number = now.decisions[-1].number + 1 if now.decisions else 1
-        fits = now.fits if self.planner.learns else []
+        fits = fitting.usable(self.store, self.name, self.planner, now.fits) if self.planner.learns else []
         initial = self.planner.is_initial(now.planned, dataset) or (self.planner.learns and not fits)
         if initial and now.planned < self.config.initial.trials and self.config.initial.use != IMPORTED:
             q = min(q, self.config.initial.trials - now.planned)
-        fit = None if initial or not fits else fits[-1]
+        fit = None if initial else fitting.proposing(fits)
         pending = [trial.candidate for trial in trials if trial.state in OPEN]
         closed = frozenset(trial.candidate.id for trial in trials) | self.store.vetoes(self.name)
         chosen = self.planner.choose(
@@ -323,6 +293,7 @@ class Campaign:
             seconds=chosen.seconds,
             summary=chosen.summary,
             steps=self.step_plans(),
+            note=fitting.line(fitting.judged(now, self.planner)) if fit else "",
         )
         return Plan(number, tuple(made), chosen.purpose, chosen.policy, chosen.seconds)
 
@@ -465,18 +436,6 @@ class Campaign:
         if isinstance(space, BoxSpace):
             return {axis.name: axis.unit for axis in space.axes()}
         return dict(space.parameter_units()) if isinstance(space, HasParameterUnits) else {}
-
-    def _usable_parent(self, last: FitInfo | None) -> FitInfo | None:
-        """A fit is a parent only for the same surrogate under the same modelled properties."""
-        if last is None or last.surrogate != self.planner.parts.surrogate.use:
-            return None
-        for revision in self.store.revisions(self.name):
-            if revision["number"] == last.revision:
-                past = CampaignConfig.model_validate(dict(revision["config"]))
-                same = (past.surrogate, past.problem().properties) == (self.config.surrogate, self.problem.properties)
-                return last if same else None
-        message = f"fit {last.id} names revision {last.revision}, which campaign {self.name!r} does not have"
-        raise StoreError(message)
 
 
 def closed_sha256(closed: frozenset[str]) -> str:

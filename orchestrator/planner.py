@@ -169,6 +169,18 @@ class Planner:
             return False
         return fitted_labels is None or self.labels(dataset) >= fitted_labels + self.config.refit.every
 
+    def cold_due(self, labels: int, cold_labels: int) -> bool:
+        """Say whether a training has to start from scratch because there is so much more to learn from.
+
+        Args:
+            labels: present number.
+            cold_labels: number at the last training from scratch.
+
+        Returns:
+            True if the labels are `refit.cold_growth` times as many.
+        """
+        return labels >= cold_labels * self.config.refit.cold_growth
+
     def train(self, number: int, dataset: Dataset, parent: Path | None) -> tuple[Surrogate, FitReport, int]:
         """Train fully, from the parent fit where there is one.
 
@@ -185,6 +197,7 @@ class Planner:
         """
         seed = derive_seed(self.config.seed, number, "fit")
         surrogate = self._surrogate or self.parts.new_surrogate()
+        self._holds = None  # whatever happens below, what it held is gone
         if parent is None:
             surrogate = self.parts.new_surrogate()
         else:
@@ -192,7 +205,7 @@ class Planner:
         started = time.perf_counter()
         report = surrogate.fit(dataset, self.problem, seed)
         report = replace(report, seconds=time.perf_counter() - started, warm=parent is not None and report.warm)
-        self._surrogate, self._holds = surrogate, None
+        self._surrogate = surrogate
         return surrogate, report, seed
 
     def restore(self, folder: Path) -> Surrogate:

@@ -136,6 +136,12 @@ class RefitConfig(_Strict):
     """When to train fully; in between, results refresh the surrogate cheaply."""
 
     every: Annotated[int, Field(ge=1)] = Field(default=1, description="new labels between full trainings")
+    cold_growth: Annotated[float, Field(ge=1)] = Field(
+        default=1.5, description="train from scratch when the labels are so many times those of the last such training"
+    )
+    drift: bool = Field(
+        default=True, description="train at once, from scratch, when results since the last training contradict it"
+    )
 
 
 class BudgetConfig(_Strict):

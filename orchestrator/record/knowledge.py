@@ -36,6 +36,7 @@ class Knowledge(StorePart):
         seen: Sequence[int],
         report: FitReport,
         folder: Path,
+        note: str = "",
     ) -> FitInfo:
         """Store a training: its files first, then its row.
 
@@ -48,6 +49,7 @@ class Knowledge(StorePart):
             seen: tokens of the dataset rows it was trained on.
             report: what the training did.
             folder: what `Surrogate.save` wrote; copied.
+            note: added to the event's note, for people.
 
         Raises:
             StoreError: the number is taken, or the folder is empty.
@@ -55,6 +57,7 @@ class Knowledge(StorePart):
         shelf = self.folder / "fits"
         shelf.mkdir(exist_ok=True)
         checkpoint = keep_folder(folder, shelf)
+        said = f"fit {number} by {surrogate} on {report.labels} labels"
 
         def work(write: Write) -> int:
             _want_next(write, tables.fit, "fit", number)
@@ -71,7 +74,7 @@ class Knowledge(StorePart):
                 revision=current(write).revision,
                 at=write.now,
             )
-            write.event("fit", "matloop", note=f"fit {number} by {surrogate} on {report.labels} labels")
+            write.event("fit", "matloop", note="; ".join(filter(None, (said, note))))
             return fit
 
         fit = self._db.write(self._id(name), "fit", work)
@@ -125,6 +128,7 @@ class Knowledge(StorePart):
         seconds: float,
         summary: DecisionSummary,
         steps: Sequence[StepPlan],
+        note: str = "",
     ) -> list[TrialInfo]:
         """Store a decision with its candidates, proposals, trials and steps: one transaction.
 
@@ -145,6 +149,7 @@ class Knowledge(StorePart):
             seconds: how long it took.
             summary: for stopping rules.
             steps: what each trial consists of, in order.
+            note: added to the event's note, for people.
 
         Returns:
             The new trials.
@@ -170,7 +175,8 @@ class Knowledge(StorePart):
 
         def work(write: Write) -> list[int]:
             numbers = write_decision(write, proposals, steps, **given)
-            write.event("decision", policy, note=f"decision {number} ({purpose}): trials {numbers}")
+            said = f"decision {number} ({purpose}): trials {numbers}"
+            write.event("decision", policy, note="; ".join(filter(None, (said, note))))
             return numbers
 
         campaign = self._id(name)
