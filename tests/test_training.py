@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +15,11 @@ import pytest
 import torch
 
 from orchestrator.domain import Array, Crystal, sha256
-from orchestrator.errors import Diverged
-from orchestrator.networks import training
+from orchestrator.errors import Diverged, SurrogateError
+from orchestrator.networks import child, training
 from orchestrator.networks.checkpoints import Checkpoint
+from orchestrator.networks.child import Recipe, train_safely
+from orchestrator.networks.formulas import Formula
 from orchestrator.networks.graphs import Graph, build_many
 from orchestrator.networks.training import Progress, Schedule, cycle, hold_out, train, train_noted
 from orchestrator.networks.trunk import Trunk, new_trunk, represent
@@ -216,3 +223,168 @@ def test_a_cpu_neither_compiles_nor_rounds(items: list[Graph], y: Array, monkeyp
     coarse = train(new(), items, y, schedule=Schedule(2, 4, 5e-3, precision="bfloat16"), seed=0, device=CPU)
     assert not equal(coarse, single)
     assert all(value.dtype == torch.float32 for value in coarse.parameters())
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Collect the child processes that are started."""
+    found: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def noting(*args: object, **more: object) -> subprocess.Popen[bytes]:
+        found.append(start(*args, **more))
+        return found[-1]
+
+    monkeypatch.setattr(child.subprocess, "Popen", noting)
+    return found
+
+
+RECIPE = Recipe("cgcnn", 1, blocks=1)
+
+
+def test_a_child_process_trains_the_same_weights(
+    items: list[Graph], y: Array, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """Apart or not, the weights are the same bit for bit on a CPU; progress comes through, and no process is left."""
+    held_out = np.arange(len(items)) % 4 == 0
+    go = {"schedule": SCHEDULE, "seed": 1, "device": CPU, "held_out": held_out}
+    here = train_safely(RECIPE, RECIPE.build(0), items, y, apart=False, **go)
+    assert not started
+    seen: list[Progress] = []
+    apart = train_safely(RECIPE, RECIPE.build(0), items, y, apart=True, progress=seen.append, **go)
+    assert equal(apart.trunk, here.trunk)
+    assert (apart.held_out, apart.best_epoch) == (here.held_out, here.best_epoch)
+    assert [progress.epoch for progress in seen] == [1, 2, 3, 4, 5, 6]
+    assert "process of its own" in apart.notes[0]
+    assert [process.returncode for process in started] == [0]
+
+
+def test_formulas_travel_too() -> None:
+    """What a network of formulas reads arrives as it was sent."""
+    sent = [Formula(np.array([7, 25]), np.array([0.75, 0.25])), Formula(np.array([11]), np.array([1.0]))]
+    for one, two in zip(child._unpacked(child._packed(sent), formulas=True), sent, strict=True):
+        assert isinstance(one, Formula)
+        assert one.key == two.key
+
+
+def test_a_killed_child_is_tried_again_with_half_the_batch(
+    items: list[Graph], y: Array, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """What the operating system kills is trained anew with half the batch, and the notes say so."""
+
+    def kill_the_first(progress: Progress) -> None:
+        if len(started) == 1:
+            os.kill(started[0].pid, signal.SIGKILL)
+
+    go = {"seed": 1, "device": CPU}
+    found = train_safely(
+        RECIPE, RECIPE.build(0), items, y, schedule=Schedule(100, 4, 5e-3), apart=True, progress=kill_the_first, **go
+    )
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 0]
+    assert any("killed" in note and "tried again with 2" in note for note in found.notes)
+    assert equal(found.trunk, train(RECIPE.build(0), items, y, schedule=Schedule(100, 2, 5e-3), **go))
+
+
+def test_memory_that_never_suffices_ends_on_the_cpu_and_then_in_an_error(
+    items: list[Graph], y: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is halved down to one crystal, then the CPU is tried, then the largest crystal is named."""
+    tried: list[tuple[str, int]] = []
+    really = child.train_noted
+    fits = {"on": True}
+
+    def scarce(trunk: Trunk, *args: object, schedule: Schedule, device: torch.device, **more: object) -> object:
+        tried.append((device.type, schedule.batch))
+        if device.type == "cuda":
+            message = "CUDA out of memory. Tried to allocate 2 GiB"
+            raise torch.OutOfMemoryError(message)
+        if schedule.batch > 2 or not fits["on"]:
+            message = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"
+            raise RuntimeError(message)
+        return really(trunk, *args, schedule=schedule, device=device, **more)
+
+    monkeypatch.setattr(child, "train_noted", scarce)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    go = {"schedule": SCHEDULE, "seed": 1, "apart": False}
+    found = train_safely(RECIPE, RECIPE.build(0), items, y, device=torch.device("cuda"), **go)
+    assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 4), ("cpu", 2)]
+    assert sum("tried again" in note for note in found.notes) == 4
+    assert any("on the CPU" in note for note in found.notes)
+    plain = train(RECIPE.build(0), items, y, schedule=Schedule(6, 2, 5e-3), seed=1, device=CPU)
+    assert equal(found.trunk, plain)
+    fits["on"] = False
+    with pytest.raises(SurrogateError, match="one crystal a step on the CPU; the largest has 2 atoms"):
+        train_safely(RECIPE, RECIPE.build(0), items, y, device=CPU, **go)
+
+
+def test_what_goes_wrong_in_the_child_comes_back_as_it_is(items: list[Graph], y: Array, tmp_path: Path) -> None:
+    """Divergence is `Diverged` on both sides; any other failure repeats the child's last words."""
+    with pytest.raises(Diverged, match="lower the learning rate"):
+        train_safely(RECIPE, RECIPE.build(0), items, y, schedule=Schedule(20, 4, 1e30), seed=1, device=CPU, apart=True)
+    (tmp_path / child.ERRORS).write_text("x" * 5000 + "ValueError: a shoe in the machine\n")
+    with pytest.raises(SurrogateError, match=r"code 1: x{9,}ValueError: a shoe in the machine$"):
+        child._answer(tmp_path, 1)
+
+
+def test_short_trainings_start_no_process(items: list[Graph], y: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is started only where labels times epochs are worth it."""
+    asked: list[str] = []
+    for name in ("_here", "_in_a_child"):
+        monkeypatch.setattr(
+            child, name, lambda task, trunk, *_, name=name: asked.append(name) or training.Trained(trunk, 1, 1)
+        )
+    go = {"seed": 1, "device": CPU}
+    epochs = -(-child.LONG // len(items))
+    for wanted in (epochs - 1, epochs):
+        train_safely(RECIPE, RECIPE.build(0), items, y, schedule=Schedule(wanted, 4, 5e-3), **go)
+    assert asked == ["_here", "_in_a_child"]
+
+
+PARENT = """
+import sys
+import numpy as np, torch
+from orchestrator.domain import Crystal
+from orchestrator.networks import child
+from orchestrator.networks.graphs import build_many
+from orchestrator.networks.training import Schedule
+cell = lambda a: Crystal(((0, a, a), (a, 0, a), (a, a, 0)), ("Na", "Cl"), ((0, 0, 0), (0.5, 0.5, 0.5)))
+recipe = child.Recipe("cgcnn", 1, blocks=1)
+start = child.subprocess.Popen
+def noting(*args, **more):
+    process = start(*args, **more)
+    print(process.pid, flush=True)
+    return process
+child.subprocess.Popen = noting
+child.train_safely(
+    recipe, recipe.build(0), build_many([cell(2.5), cell(2.6)], 4.0), np.array([[0.0], [1.0]]),
+    schedule=Schedule(10**7, 2, 1e-3), seed=0, device=torch.device("cpu"), apart=True,
+    progress=lambda progress: print("epoch", flush=True),
+)
+"""
+
+
+def test_the_child_ends_with_its_parent() -> None:
+    """Where the parent is killed, its training process is gone soon after."""
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert parent.stdout.readline() == b"epoch\n"
+        assert _lives(pid)
+        parent.kill()
+        parent.wait(30)
+    until = time.monotonic() + 30
+    while _lives(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _lives(pid)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    try:  # an orphan that nobody has collected yet is dead as well
+        return not status.parent.parent.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return not Path("/proc/self").exists()

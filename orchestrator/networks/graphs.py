@@ -154,7 +154,7 @@ def build_many(
     # Fresh interpreters instead of forks: a fork of a process with threads (torch, a server) can lock up.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(parts)), mp_context=context) as pool:
-        return [graph for packed in pool.map(_build_packed, parts) for graph in _unpack(packed)]
+        return [graph for packed in pool.map(_build_packed, parts) for graph in unpack(packed)]
 
 
 def frame(crystal: Crystal) -> tuple[Array, Integers, Array]:
@@ -292,14 +292,12 @@ def unseen(crystals: Iterable[Crystal], seen: frozenset[str]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-_Packed = tuple[Integers, Integers, Integers, Array, Integers, Array]
+Packed = tuple[Integers, Integers, Integers, Array, Integers, Array]
 """Atoms and edges of each graph; then species, positions, edges and shifts of all, one after the other."""
 
 
-def _build_packed(part: tuple[list[Crystal], float, int | None]) -> _Packed:
-    """Build graphs in another process; few large arrays travel faster than many small ones."""
-    crystals, cutoff, nearest = part
-    graphs = [build(crystal, cutoff, nearest=nearest) for crystal in crystals]
+def pack(graphs: Sequence[Graph]) -> Packed:
+    """Put graphs into six arrays, which travel to another process faster than many small ones."""
     return (
         np.array([len(graph.species) for graph in graphs]),
         np.array([graph.edges.shape[1] for graph in graphs]),
@@ -310,7 +308,8 @@ def _build_packed(part: tuple[list[Crystal], float, int | None]) -> _Packed:
     )
 
 
-def _unpack(packed: _Packed) -> list[Graph]:
+def unpack(packed: Packed) -> list[Graph]:
+    """Return what `pack` was given."""
     sizes, counts, species, positions, edges, shifts = packed
     graphs, a, b = [], 0, 0
     for n, e in zip(sizes, counts, strict=True):
@@ -320,6 +319,11 @@ def _unpack(packed: _Packed) -> list[Graph]:
         )
         a, b = a + n, b + e
     return graphs
+
+
+def _build_packed(part: tuple[list[Crystal], float, int | None]) -> Packed:
+    crystals, cutoff, nearest = part
+    return pack([build(crystal, cutoff, nearest=nearest) for crystal in crystals])
 
 
 def _nearest(source: Integers, distance: Array, most: int) -> npt.NDArray[np.bool_]:
