@@ -82,7 +82,7 @@ class Feasibility:
         for length in (typical * share for share in LENGTHS):
             shape = _matern(distances / length)
             for amplitude in AMPLITUDES:
-                evidence, state = _laplace(amplitude**2 * shape, sign, counts, math.log(rate / (1 - rate)))
+                evidence, state = _laplace(amplitude**2 * shape, sign, counts, _prior(rate, amplitude))
                 if best is None or evidence > best[0]:
                     best = evidence, cls(rate, weights, points, length, amplitude, *state)
         assert best is not None  # noqa: S101  for mypy: the lists are not empty
@@ -94,15 +94,19 @@ class Feasibility:
         Args:
             x: n × d normalised columns.
         """
-        prior = math.log(self.rate / (1 - self.rate))
         if not len(self.points):
             return np.full(len(x), self.rate)
         cross = self.amplitude**2 * _matern(_distances(x * self.weights, self.points) / self.length)
         half = solve_triangular(self.factor, (self.root * cross).T, lower=True)
         variance = np.maximum(self.amplitude**2 - (half * half).sum(0), 0.0)
-        mean = prior + cross @ self.gradient
+        mean = _prior(self.rate, self.amplitude) + cross @ self.gradient
         averaged: Array = expit(mean / np.sqrt(1.0 + math.pi * variance / 8.0))
         return averaged
+
+
+def _prior(rate: float, amplitude: float) -> float:
+    """Return the mean of the latent function under which the averaged probability of success is `rate`."""
+    return math.log(rate / (1 - rate)) * math.sqrt(1.0 + math.pi * amplitude**2 / 8.0)
 
 
 def _laplace(matrix: Array, sign: Array, counts: Array, prior: float) -> tuple[float, tuple[Array, Array, Array]]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from orchestrator.domain import Array, Candidate, Dataset, FitReport, HeldOut, JsonObject, Prediction, Problem
 from orchestrator.errors import IncompatibleError, MatloopError, SurrogateError
@@ -32,6 +32,7 @@ from orchestrator.surrogates.hyper import Hyperparameters, Points, learn
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised, Target, learn_targets, standardise
 from orchestrator.surrogates.transforms import TransformName
+from orchestrator.surrogates.variational import INDUCING, VariationalHead
 
 CHUNK = 4096
 """Candidates asked at once: bounds the memory of cross-covariances."""
@@ -44,6 +45,18 @@ class GaussianOptions(Options):
         default_factory=dict,
         description="by property: log, box-cox, auto (the likeliest) or none; learned so, told in the property's unit",
     )
+    exact_up_to: int = Field(default=3000, description="labels above which a process is variational instead of exact")
+
+    @field_validator("exact_up_to")
+    @classmethod
+    def _worth_approximating(cls, labels: int) -> int:
+        if labels < 2 * INDUCING:
+            message = (
+                f"a variational head has {INDUCING} inducing points: below {2 * INDUCING} labels the exact one is both"
+                f" faster and better; write {2 * INDUCING} or more"
+            )
+            raise ValueError(message)
+        return labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,12 +143,14 @@ class GaussianSurrogate(Explaining, ABC):
         return head, head.leave_one_out()
 
     def _process(self, terms: tuple[Term, ...], hyper: Hyperparameters, points: Points) -> Head:
-        """Build the Gaussian process on given hyperparameters."""
-        return GaussianHead(terms, hyper, points)
+        """Build the Gaussian process on given hyperparameters: exact, or variational for many labels."""
+        many = len(points) > self.options.exact_up_to
+        return VariationalHead.place(terms, hyper, points) if many else GaussianHead(terms, hyper, points)
 
     def _head_from(self, terms: tuple[Term, ...], arrays: Mapping[str, Array], sd_scale: float) -> Head:
         """Build a head from its `arrays`."""
-        return GaussianHead.from_arrays(terms, arrays, sd_scale)
+        kind = VariationalHead if "inducing" in arrays else GaussianHead
+        return kind.from_arrays(terms, arrays, sd_scale)
 
     def _device(self) -> str:
         return "cpu"

@@ -10,8 +10,8 @@ Computation 13, 2001, doi:10.1162/08997660151134343.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class GaussianHead:
         self._x = torch.from_numpy(np.ascontiguousarray(data.x))
         matrix = self._covariance(self._x, self._x).numpy()
         matrix[np.diag_indices_from(matrix)] += math.exp(hyper.log_noise) + data.known
-        self._chol, self.jitter = _cholesky(matrix)
+        self._chol, self.jitter = cholesky(matrix)
         self._alpha = _solve(self._chol, data.y - hyper.mean)
 
     # --- fitting ----------------------------------------------------------------------------------------------------
@@ -116,9 +116,9 @@ class GaussianHead:
         """Return the same process on other data, hyperparameters and calibration kept."""
         return GaussianHead(self.terms, self.hyper, data, self.sd_scale)
 
-    def scaled(self, sd_scale: float) -> GaussianHead:
+    def scaled(self, sd_scale: float) -> Self:
         """Return the same process with its standard deviations multiplied by `sd_scale`."""
-        other = GaussianHead.__new__(GaussianHead)
+        other = type(self).__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.sd_scale = sd_scale
         return other
@@ -150,28 +150,17 @@ class GaussianHead:
             s: number of functions; the first functions are the same for a larger `s`.
             seed: fixes the functions, together with the data.
         """
-        streams = np.random.SeedSequence(list(seed)).spawn(2 * len(self.terms) + 1)
-        here, there, weights = [], [], []
-        share = FREQUENCIES // max(1, sum(term.kind != "linear" for term in self.terms))
-        offset = 0
-        for j, term in enumerate(self.terms):
-            scales = self.hyper.log_lengthscales[offset : offset + term.lengthscales]
-            offset += term.lengthscales
-            frequencies = term.frequencies(scales, share, np.random.default_rng(streams[2 * j]))
-            amplitude = math.exp(0.5 * self.hyper.log_variances[j])
-            here.append(amplitude * term.features(x, frequencies))
-            there.append(amplitude * term.features(self.data.x, frequencies))
-            weights.append(np.random.default_rng(streams[2 * j + 1]).standard_normal((s, here[-1].shape[1])))
-        prior = np.hstack(here)
+        features, weights, rest = prior_draws(self.terms, self.hyper, s, seed)
+        prior = features(x)
         mean, variance = self.predict(x)
         if not len(self.data.y):
-            return mean + self.sd_scale * (np.hstack(weights) @ prior.T)
+            return mean + self.sd_scale * (weights @ prior.T)
         noise = np.sqrt(math.exp(self.hyper.log_noise) + self.data.known)
         cross = self._covariance(torch.from_numpy(np.ascontiguousarray(x)), self._x).numpy()
-        left = prior - cross @ _solve(self._chol, np.hstack(there))
+        left = prior - cross @ _solve(self._chol, features(self.data.x))
         measured = cross @ _solve(self._chol, np.diag(noise))
-        deviation = np.hstack(weights) @ left.T
-        deviation -= np.random.default_rng(streams[-1]).standard_normal((s, len(self.data.y))) @ measured.T
+        deviation = weights @ left.T
+        deviation -= rest.standard_normal((s, len(self.data.y))) @ measured.T
         # Few random frequencies lie in the tail of the spectrum, which is all that is uncertain among many precise
         # labels; so the shape of the deviation is theirs and its size at each point is the exact one.
         size = np.sqrt((left * left).sum(1) + (measured * measured).sum(1))
@@ -258,7 +247,49 @@ def _above_zero() -> Any:
     return GreaterThan(0.0)  # labels have units, so gpytorch's floor of 1e-4 would mean something else in each
 
 
-def _cholesky(matrix: Array) -> tuple[torch.Tensor, float]:
+def prior_draws(
+    terms: tuple[Term, ...], hyper: Hyperparameters, s: int, seed: Sequence[int]
+) -> tuple[Callable[[Array], Array], Array, np.random.Generator]:
+    """Draw functions from the prior as weights of random features.
+
+    Args:
+        terms: the covariance.
+        hyper: hyperparameters.
+        s: number of functions; the first functions are the same for a larger `s`.
+        seed: fixes them.
+
+    Returns:
+        k × d columns → k × F features; s × F weights; a generator for what else the draws need.
+    """
+    streams = np.random.SeedSequence(list(seed)).spawn(2 * len(terms) + 1)
+    share = FREQUENCIES // max(1, sum(term.kind != "linear" for term in terms))
+    parts, weights, offset = [], [], 0
+    for j, term in enumerate(terms):
+        scales = hyper.log_lengthscales[offset : offset + term.lengthscales]
+        offset += term.lengthscales
+        frequencies = term.frequencies(scales, share, np.random.default_rng(streams[2 * j]))
+        parts.append((math.exp(0.5 * hyper.log_variances[j]), term, frequencies))
+        width = len(term.columns) if term.kind == "linear" else 2 * share
+        weights.append(np.random.default_rng(streams[2 * j + 1]).standard_normal((s, width)))
+
+    def features(x: Array) -> Array:
+        return np.hstack([amplitude * term.features(x, own) for amplitude, term, own in parts])
+
+    return features, np.hstack(weights), np.random.default_rng(streams[-1])
+
+
+def cholesky(matrix: Array) -> tuple[torch.Tensor, float]:
+    """Factor a covariance, with a little added to its diagonal where it must be.
+
+    Args:
+        matrix: n × n.
+
+    Returns:
+        Lower factor, and what was added.
+
+    Raises:
+        Diverged: it has no factor.
+    """
     for jitter in JITTERS:
         tried = torch.from_numpy(matrix + jitter * np.eye(len(matrix)))
         chol, info = torch.linalg.cholesky_ex(tried)
