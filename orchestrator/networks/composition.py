@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -121,11 +121,13 @@ def spread() -> Array:
     return np.concatenate([np.tile(values.std(0), len(STATISTICS)), np.ones(len(NORMS))])
 
 
+MOST_CACHED = 20_000
+"""Formulas kept in memory: 1.5 kB each."""
 NORMS = (0, 2, 3, 5)
 """Orders of the norms of the fractions; order 0 counts the elements."""
 
 
-@cache
+@lru_cache(maxsize=MOST_CACHED)
 def _one(parts: tuple[tuple[str, float], ...]) -> Array:
     table = element_table()
     values = np.array([table[symbol] for symbol, _ in parts])
@@ -137,7 +139,7 @@ def _one(parts: tuple[tuple[str, float], ...]) -> Array:
     return np.concatenate([mean, deviation, low, high, high - low, norms])
 
 
-@cache
+@lru_cache(maxsize=MOST_CACHED)
 def _parse(formula: str) -> Mapping[str, float]:
     from pymatgen.core import Composition  # noqa: PLC0415  2 s to import, needed with compositions only
 

@@ -30,7 +30,7 @@ CAPPED = 3.0
 """Scaled element properties are cut here, as in `megnet`."""
 GEOMETRY = 9
 DIMENSION = 4 * len(PROPERTIES) + GEOMETRY
-MOST_CACHED = 200_000
+MOST_CACHED = 100_000
 """Crystals kept in memory: 0.7 kB each."""
 
 _cache: OrderedDict[str, Array] = OrderedDict()

@@ -53,6 +53,10 @@ class GraphSurrogate(GaussianSurrogate):
         """Name the pretrained knowledge inside the network."""
         return self._trunks.knows
 
+    def forget(self) -> None:
+        """Drop what was computed of candidates; see `Forgets`."""
+        self._trunks.forget()
+
     def _device(self) -> str:
         return self._trunks.device_text
 

@@ -196,6 +196,10 @@ class Trunks:
                 parts.append(environments.statistics(crystals_of(candidates)))
         return np.hstack(parts)
 
+    def forget(self) -> None:
+        """Drop rows and graphs: memory stays bounded where each of many candidates is asked about once."""
+        self._graphs, self._rows = GraphCache(self.cutoff), {}
+
     def scaling(self, raw: Array) -> Scaling:
         """Bring every column to mean 0 and variance 1 over the labelled rows."""
         own = np.full(len(self) * self.width, FLOOR)
