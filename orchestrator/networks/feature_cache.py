@@ -71,7 +71,10 @@ class FeatureCache:
                 missing = [i for i in missing if keys[i] not in self._known]
             if missing:
                 self._compute({keys[i]: crystals[i] for i in missing})
-            return np.array([self._known[key] for key in keys], dtype=np.float64).reshape(len(keys), self._width)
+            rows = np.array([self._known[key] for key in keys], dtype=np.float64).reshape(len(keys), self._width)
+            while len(self._known) > MOST_CACHED:
+                self._known.pop(next(iter(self._known)))
+            return rows
 
     def _compute(self, wanted: Mapping[str, Crystal]) -> None:
         new: dict[str, Row] = {}
