@@ -6,7 +6,7 @@ Colours are Jmol's and radii covalent, both as ASE ships them, so that the pictu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -45,14 +45,18 @@ class _Atom:
     symbol: str
     at: tuple[float, float, float]
     inside: bool
+    paint: str
+    """Name of the shaded ball that fills it."""
 
 
-def picture(crystal: Crystal, title: str) -> str:
+def picture(crystal: Crystal, title: str, *, colors: Sequence[str] = (), salt: str = "") -> str:
     """Draw a crystal.
 
     Args:
         crystal: what to draw.
         title: said to those who cannot see it.
+        colors: one a site, as ``#rrggbb``, in place of the elements' own.
+        salt: makes names unique among the pictures of a page, where `colors` are given.
 
     Returns:
         An SVG element; empty for a crystal with too many sites.
@@ -60,7 +64,9 @@ def picture(crystal: Crystal, title: str) -> str:
     if not 0 < len(crystal.species) <= MOST_ATOMS:
         return ""
     lattice = np.array(crystal.lattice)
-    atoms, polyhedra = _scene(crystal, lattice)
+    paints = [f"site-{salt}-{i}" for i in range(len(colors))] or [f"atom-{symbol}" for symbol in crystal.species]
+    shades = dict(zip(paints, colors or [_hex(symbol) for symbol in crystal.species], strict=True))
+    atoms, polyhedra = _scene(crystal, lattice, paints)
     project = _Projection(np.array([a.at for a in atoms]), lattice)
     shapes: list[tuple[float, str]] = []
     for start, end in _edges(lattice):
@@ -68,15 +74,15 @@ def picture(crystal: Crystal, title: str) -> str:
         line = f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="cell"/>'
         shapes.append((min(z1, z2) - 0.5, line))
     for center, ligands in polyhedra:
-        shapes.extend(_faces(atoms[center], [atoms[i] for i in ligands], project))
+        shapes.extend(_faces(shades[atoms[center].paint], [atoms[i] for i in ligands], project))
         shapes.extend(_bond(atoms[center], atoms[i], project) for i in ligands)
     shapes.extend(_ball(atom, project) for atom in atoms)
     shapes.sort(key=lambda shape: shape[0])
-    legend = _legend(dict.fromkeys(crystal.species))
+    legend = _legend({symbol: paints[crystal.species.index(symbol)] for symbol in crystal.species})
     body = "".join(text for _, text in shapes)
     return (
         f'<svg class="crystal" viewBox="0 0 {SIZE} {SIZE + 26}" role="img" aria-label="{escape(title, quote=True)}">'
-        f"<title>{escape(title)}</title>{_gradients(dict.fromkeys(crystal.species))}{body}{legend}</svg>"
+        f"<title>{escape(title)}</title>{_gradients(shades)}{body}{legend}</svg>"
     )
 
 
@@ -102,7 +108,9 @@ class _Projection:
         return SIZE / 2 + float(x), SIZE / 2 - float(y), float(z)
 
 
-def _scene(crystal: Crystal, lattice: Array) -> tuple[list[_Atom], list[tuple[int, tuple[int, ...]]]]:
+def _scene(
+    crystal: Crystal, lattice: Array, paints: Sequence[str]
+) -> tuple[list[_Atom], list[tuple[int, tuple[int, ...]]]]:
     """List the atoms to draw and, for each drawn center, which of them surround it."""
     fractional = np.mod(np.array(crystal.frac_coords), 1.0)
     surroundings = [_ligands(i, crystal, lattice, fractional) for i in range(len(crystal.species))]
@@ -112,21 +120,22 @@ def _scene(crystal: Crystal, lattice: Array) -> tuple[list[_Atom], list[tuple[in
     atoms: dict[tuple[str, tuple[float, float, float]], int] = {}
     drawn: list[_Atom] = []
 
-    def put(symbol: str, frac: Array, *, inside: bool) -> int:
+    def put(site: int, frac: Array, *, inside: bool) -> int:
+        symbol = crystal.species[site]
         x, y, z = (round(float(v), 3) + 0.0 for v in frac @ lattice)
         key = (symbol, (x, y, z))
         if key not in atoms:
             atoms[key] = len(drawn)
-            drawn.append(_Atom(symbol, (x, y, z), inside))
+            drawn.append(_Atom(symbol, (x, y, z), inside, paints[site]))
         return atoms[key]
 
     polyhedra = []
-    for i, symbol in enumerate(crystal.species):
+    for i in range(len(crystal.species)):
         for image in _images(fractional[i]):
-            here = put(symbol, fractional[i] + image, inside=True)
+            here = put(i, fractional[i] + image, inside=True)
             if i in centers:
                 around = _ligands(i, crystal, lattice, fractional)
-                where = tuple(put(crystal.species[j], fractional[j] + s + image, inside=False) for j, s in around)
+                where = tuple(put(j, fractional[j] + s + image, inside=False) for j, s in around)
                 polyhedra.append((here, where))
     return drawn, polyhedra
 
@@ -165,7 +174,7 @@ def _edges(lattice: Array) -> list[tuple[Array, Array]]:
     ]
 
 
-def _faces(center: _Atom, ligands: list[_Atom], project: _Projection) -> list[tuple[float, str]]:
+def _faces(color: str, ligands: list[_Atom], project: _Projection) -> list[tuple[float, str]]:
     """Draw the faces of a coordination polyhedron."""
     from scipy.spatial import ConvexHull, QhullError  # noqa: PLC0415  only reports draw
 
@@ -174,7 +183,6 @@ def _faces(center: _Atom, ligands: list[_Atom], project: _Projection) -> list[tu
         hull = ConvexHull(points, qhull_options="QJ")
     except QhullError:  # a flat surrounding has no faces; its bonds are drawn all the same
         return []
-    color = _hex(center.symbol)
     shapes = []
     for corners in hull.simplices:
         projected = [project(points[k]) for k in corners]
@@ -196,30 +204,27 @@ def _ball(atom: _Atom, project: _Projection) -> tuple[float, str]:
     share = 0.27 if atom.symbol in ANIONS else 0.34  # smaller than in nature, so that one sees through
     radius = share * float(covalent_radii[atomic_numbers[atom.symbol]]) * project.scale
     radius = min(max(radius, 3.0), LARGEST_BALL)
-    return z, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="url(#atom-{atom.symbol})" class="atom"/>'
+    return z, f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="url(#{atom.paint})" class="atom"/>'
 
 
-def _gradients(symbols: Iterable[str]) -> str:
-    """Define one shaded ball an element; equal definitions in several pictures of a page do no harm."""
-    shades = []
-    for symbol in symbols:
-        color = _hex(symbol)
-        shades.append(
-            f'<radialGradient id="atom-{symbol}" cx="35%" cy="30%" r="75%"><stop offset="0" stop-color="#fff"'
-            f' stop-opacity="0.95"/><stop offset="0.28" stop-color="{color}"/><stop offset="1"'
-            f' stop-color="{_darker(color)}"/></radialGradient>'
-        )
-    return f"<defs>{''.join(shades)}</defs>"
+def _gradients(shades: Mapping[str, str]) -> str:
+    """Define one shaded ball a paint; equal definitions in several pictures of a page do no harm."""
+    balls = [
+        f'<radialGradient id="{name}" cx="35%" cy="30%" r="75%"><stop offset="0" stop-color="#fff"'
+        f' stop-opacity="0.95"/><stop offset="0.28" stop-color="{color}"/><stop offset="1"'
+        f' stop-color="{_darker(color)}"/></radialGradient>'
+        for name, color in shades.items()
+    ]
+    return f"<defs>{''.join(balls)}</defs>"
 
 
-def _legend(symbols: Iterable[str]) -> str:
-    names = list(symbols)
+def _legend(paints: Mapping[str, str]) -> str:
     width = 52
-    left = SIZE / 2 - width * len(names) / 2
+    left = SIZE / 2 - width * len(paints) / 2
     return "".join(
-        f'<circle cx="{left + width * k + 8:.0f}" cy="{SIZE + 13}" r="8" fill="url(#atom-{name})" class="atom"/>'
+        f'<circle cx="{left + width * k + 8:.0f}" cy="{SIZE + 13}" r="8" fill="url(#{paint})" class="atom"/>'
         f'<text x="{left + width * k + 20:.0f}" y="{SIZE + 19}" class="element">{escape(name)}</text>'
-        for k, name in enumerate(names)
+        for k, (name, paint) in enumerate(paints.items())
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from orchestrator.config.schema import CampaignConfig
@@ -41,6 +42,9 @@ class ReadsStore(Protocol):
 
     def measurements(self, name: str) -> list[Measurement]:
         """Return every measurement."""
+
+    def fit_folder(self, fit_id: int) -> Path:
+        """Return the folder of a fit's files."""
 
     def outputs(self, name: str, trial: int) -> Mapping[str, StepOutput]:
         """Return what the steps of a trial gave."""

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.record.states import CampaignState
-from orchestrator.report import plots, sections
+from orchestrator.report import plots, sections, why
 from orchestrator.report.calibration import judge, judged_section
 from orchestrator.report.facts import Facts, ReadsStore, gather
 from orchestrator.report.words import asked, unit_of
@@ -53,7 +53,7 @@ def build(store: ReadsStore, name: str) -> str:
         StoreError: there is no such campaign.
     """
     facts = gather(store, name)
-    page = _contents(facts)
+    page = _contents(facts) | {"why": _why(store, facts) if facts.fits else None}
     html = _template(page)
     if len(html.encode()) > LARGEST and page["cards"]:
         html = _template({**page, "cards": []})
@@ -139,6 +139,16 @@ def _contents(facts: Facts) -> dict[str, Any]:
         "provenance": sections.provenance(facts),
         "made": f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     }
+
+
+def _why(store: ReadsStore, facts: Facts) -> dict[str, Any]:
+    """Return the reasons for the best candidates; pictures are drawn and escaped there."""
+    dataset = store.dataset(facts.info.name, units=facts.problem.units)
+    contents = why.section(why.find_reasons(store, facts, dataset), facts.problem)
+    contents["effects"] = Markup(contents["effects"])  # noqa: S704  drawn here
+    for card in contents["cards"]:
+        card["picture"], card["bars"] = Markup(card["picture"]), Markup(card["bars"])  # noqa: S704  escaped inside
+    return contents
 
 
 def _counted(total: int) -> str:
