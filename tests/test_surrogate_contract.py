@@ -23,6 +23,7 @@ TINY: dict[str, dict[str, Any]] = {
     "gnn_laplace": {"epochs": 2, "device": "cpu"},
     "gnn_ensemble": {"epochs": 2, "members": 2, "device": "cpu"},
     "composition_forest": {"trees": 30},
+    "stacked": {"members": [{"use": "gnn_gp", "options": {"epochs": 2, "device": "cpu"}}, "composition_gp"]},
 }
 PROBLEM = Problem((Objective("energy", "eV", "minimize"), Objective("gap", "eV", "maximize")))
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -186,7 +187,7 @@ def test_saved_state_is_the_fit(name: str, trained: dict[str, Surrogate], tmp_pa
     surrogate.update(dataset_of(candidates, 12))
     surrogate.save(tmp_path)
     surrogate.update(dataset_of(candidates))
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json"}
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".safetensors", ".json"}
     loaded = build(name)
     loaded.load(tmp_path, PROBLEM)
     same(loaded.predict(candidates), before)
