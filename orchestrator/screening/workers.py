@@ -22,6 +22,8 @@ from orchestrator.protocols import Forgets, GivesIntervals, KnowsItsDomain, Surr
 from orchestrator.screening.parts import EXTRAPOLATES, commit
 from orchestrator.screening.table import table_for
 
+MOST_ATOMS_AT_ONCE = 20_000
+"""Atoms asked about together: their graphs take some 100 MB at 5 Å."""
 Chunks = Iterator[tuple[int, list[Item]]]
 
 
@@ -89,9 +91,11 @@ class _Predictor:
                 candidates.append((place, candidate))
         # Cells of one size go through a network together: that bounds the memory of a batch.
         candidates.sort(key=lambda pair: len(pair[1].crystal.species) if pair[1].crystal else 0)
-        answers = self._ask(candidates, unasked)
-        if isinstance(self._surrogate, Forgets):
-            self._surrogate.forget()
+        answers: dict[int, list[Any]] = {}
+        for group in _groups(candidates):
+            answers |= self._ask(group, unasked)
+            if isinstance(self._surrogate, Forgets):
+                self._surrogate.forget()
         labels = {place: candidate.label for place, candidate in candidates}
         reasons = unreadable | unasked
         rows = [
@@ -144,6 +148,19 @@ class _Predictor:
             far = None if outside is None else float(outside[i])
             found[place] = [*row, far, None if far is None else far > EXTRAPOLATES]
         return found
+
+
+def _groups(candidates: Sequence[tuple[int, Candidate]]) -> Iterator[Sequence[tuple[int, Candidate]]]:
+    """Cut candidates where their atoms become too many to be held at once."""
+    start, atoms = 0, 0
+    for i, (_, candidate) in enumerate(candidates):
+        own = len(candidate.crystal.species) if candidate.crystal else 0
+        if i > start and atoms + own > MOST_ATOMS_AT_ONCE:
+            yield candidates[start:i]
+            start, atoms = i, 0
+        atoms += own
+    if candidates:
+        yield candidates[start:]
 
 
 def _interval(
