@@ -31,8 +31,10 @@ PROJECTED: tuple[Block, ...] = ("chgnet", "sevennet")
 
 NETWORK_FLOOR = 0.02
 """Smallest scale of a column from the network, whose features are layer-normalised, and of energies and moments."""
-FREQUENCY_FLOOR, STIFFNESS_FLOOR, SHARE_FLOOR = 5.0, 0.1, 0.01
-"""Smallest scales of vibrational columns in cm⁻¹, eV/Å² and as a share: what a potential's own errors blur."""
+FREQUENCY_BLUR, STIFFNESS_BLUR, SHARE_BLUR = 5.0, 0.1, 0.01
+"""What a potential's own errors blur of vibrational columns: in cm⁻¹, in eV/Å², as a share."""
+VIBRATION_FLOOR = 0.02
+"""Smallest scale of the logarithm of a vibrational column: two per cent."""
 
 
 class PotentialGaussianProcessOptions(GaussianOptions):
@@ -156,7 +158,8 @@ class PotentialGaussianProcess(WithBotorch):
             return environments.statistics(crystals_of(candidates))
         crystals = crystals_of(candidates)
         if name == "vibrations":
-            return vibrations.features(crystals, self.options.vibrations_by)
+            # Logarithms beyond the scale that the potential blurs, with their sign: imaginary modes are negative.
+            return np.arcsinh(vibrations.features(crystals, self.options.vibrations_by) / VIBRATION_BLUR)
         if name == "energies":
             return pretrained.features(crystals)[:, list(pretrained.scalar_columns(self.options.scalars))]
         if name == "sevennet":
@@ -172,7 +175,7 @@ class PotentialGaussianProcess(WithBotorch):
         if name == "composition":
             return composition.FLOOR * composition.spread()
         if name == "vibrations":
-            return VIBRATION_FLOORS
+            return np.full(width, VIBRATION_FLOOR)
         return np.full(width, composition.FLOOR if name == "environments" else self._floor(name))
 
     def _encoding_state(self) -> tuple[dict[str, npt.NDArray[Any]], JsonObject]:
@@ -209,10 +212,10 @@ class _Projection:
         return projected
 
 
-def _vibration_floor(column: str) -> float:
+def _blur(column: str) -> float:
     if column.startswith("stiffness"):
-        return STIFFNESS_FLOOR
-    return SHARE_FLOOR if column == "unstable_share" else FREQUENCY_FLOOR
+        return STIFFNESS_BLUR
+    return SHARE_BLUR if column == "unstable_share" else FREQUENCY_BLUR
 
 
-VIBRATION_FLOORS: Array = np.array([_vibration_floor(column) for column in vibrations.COLUMNS])
+VIBRATION_BLUR: Array = np.array([_blur(column) for column in vibrations.COLUMNS])
