@@ -5,15 +5,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from orchestrator import prospective
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.execution.answers import Question, questions
 from orchestrator.ranking import Best, rank
 from orchestrator.record.states import TrialState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator.domain import Problem
+    from orchestrator.prospective import Judged
     from orchestrator.record.store import CampaignStore
     from orchestrator.record.views import CampaignInfo, DecisionInfo, FitInfo, TrialInfo
 
@@ -31,6 +36,7 @@ class Overview:
         decisions: how many there are.
         fits: all of them, the last one last.
         questions: what people are asked.
+        judged: the campaign's own predictions beside what came of them, by property.
     """
 
     info: CampaignInfo
@@ -41,6 +47,7 @@ class Overview:
     decisions: int
     fits: tuple[FitInfo, ...]
     questions: tuple[Question, ...]
+    judged: Mapping[str, Judged]
 
     @classmethod
     def of(cls, store: CampaignStore, name: str) -> Overview:
@@ -48,17 +55,30 @@ class Overview:
         info = store.campaign(name)
         problem = CampaignConfig.model_validate(dict(info.config)).problem()
         trials = tuple(store.trials(name))
-        decisions = store.decisions(name)
+        decisions, fits = store.decisions(name), tuple(store.fits(name))
+        dataset = store.dataset(name, units=problem.units)
         return cls(
             info=info,
             problem=problem,
             trials=trials,
-            ranked=tuple(rank(problem, store.dataset(name, units=problem.units), trials)),
+            ranked=tuple(rank(problem, dataset, trials)),
             decision=decisions[-1] if decisions else None,
             decisions=len(decisions),
-            fits=tuple(store.fits(name)),
+            fits=fits,
             questions=tuple(questions(store, name)),
+            judged=prospective.gather(trials, dataset, decisions, fits, problem.properties),
         )
+
+    @cached_property
+    def trust(self) -> list[str]:
+        """How the predictions fared on what came, one line a property."""
+        return [prospective.line(name, prospective.summary(one)) for name, one in self.judged.items()]
+
+    @cached_property
+    def alarms(self) -> list[str]:
+        """What is wrong with the newest predictions."""
+        units = self.problem.units
+        return [alarm.text for name, one in self.judged.items() for alarm in prospective.alarms(one, units[name])]
 
     @property
     def counts(self) -> Counter[TrialState]:

@@ -200,6 +200,8 @@ def _trust(view: Overview) -> list[str]:
             said = " / ".join(f"{level:.0%}" for level in sorted(levels))
             held = " / ".join(f"{levels[level]:.0%}" for level in sorted(levels))
             lines.append(f"Intervals of {name} that were said to hold {said} held {held} on labels left out.")
+    lines += [f"On what it chose since, {line}." for line in view.trust]
+    lines += [f"**Now: {alarm}.**" for alarm in view.alarms]
     lines += list(fit.report.notes)
     return ["## How far to trust it", "\n\n".join(lines)]
 

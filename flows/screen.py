@@ -82,6 +82,8 @@ def campaign_view(view: Overview, *, doing: str = "") -> RenderableType:
         parts.append(Text.assemble(("decided   ", "dim"), _decision_line(view)))
     if view.fits:
         parts.append(Text.assemble(("learned   ", "dim"), fit_line(view.fits[-1])))
+    parts.extend(Text.assemble(("predicted ", "dim"), line) for line in view.trust)
+    parts.extend(Text.assemble(("predicted ", "dim"), (alarm, "yellow")) for alarm in view.alarms)
     parts.extend(Text.assemble(("question  ", "bold red"), str(question)) for question in view.questions)
     if view.ranked:
         parts.append(_best_table(view))
@@ -128,7 +130,9 @@ def fit_line(fit: FitInfo) -> str:
         shown = [f"{key.replace('_', ' ')} {value:.3g}" for key, value in metrics.items() if key not in COUNTS]
         parts.append(f"{name}: {', '.join(shown[:METRICS])}")
     about = f" ({'; '.join(parts)})" if parts else ""
-    return f"{fit.surrogate} on {fit.report.labels} labels in {fit.report.seconds:.1f} s, {fit.report.device}{about}"
+    lost = "" if fit.report.promoted else f"; it does not propose: {fit.report.reason}"
+    learned = f"{fit.surrogate} on {fit.report.labels} labels in {fit.report.seconds:.1f} s"
+    return f"{learned}, {fit.report.device}{about}{lost}"
 
 
 def _best_table(view: Overview) -> Table:
