@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -96,7 +97,16 @@ class Dataset:
         return sha256(
             canonical_json(
                 [
-                    (r.trial, r.candidate.id, dict(r.applied), r.fidelity, r.property, r.value, r.std_error, r.outcome)
+                    (
+                        r.trial,
+                        r.candidate.id,
+                        dict(r.applied),
+                        r.fidelity,
+                        r.property,
+                        _plain(r.value),
+                        _plain(r.std_error),
+                        r.outcome,
+                    )
                     for r in self.rows
                 ]
             )
@@ -110,6 +120,8 @@ class Dataset:
     def labels(self, properties: Sequence[str]) -> Labels:
         """Gather the measured values of some properties, one line a trial that has at least one of them.
 
+        A value that is no finite number (the store takes none) counts as absent: it never trains anything.
+
         Args:
             properties: m names.
 
@@ -119,7 +131,9 @@ class Dataset:
         column = {name: j for j, name in enumerate(properties)}
         found: dict[int, list[Row]] = {}
         for row in self.rows:
-            if row.outcome is Outcome.MEASURED and row.property in column and row.value is not None:
+            if row.outcome is not Outcome.MEASURED or row.property not in column or row.value is None:
+                continue
+            if math.isfinite(row.value):
                 found.setdefault(row.trial, []).append(row)
         values = np.full((len(found), len(column)), np.nan)
         errors = np.full((len(found), len(column)), np.nan)
@@ -157,3 +171,8 @@ class Labels:
     def __len__(self) -> int:
         """Count the trials."""
         return len(self.trials)
+
+
+def _plain(number: float | None) -> float | str | None:
+    """Return a number as JSON can hold it."""
+    return str(number) if number is not None and not math.isfinite(number) else number

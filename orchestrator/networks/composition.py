@@ -92,6 +92,9 @@ def fractions(candidate: Candidate) -> Mapping[str, float]:
     else:
         message = f"candidate {candidate.label!r} has neither a crystal nor a composition, which the features need"
         raise MaterialError(message)
+    if not counts:
+        message = f"candidate {candidate.label!r} has a crystal without atoms; give at least one site"
+        raise MaterialError(message)
     unknown = sorted(set(counts) - set(element_table()))
     if unknown:
         message = f"candidate {candidate.label!r} contains {', '.join(unknown)}, which is no element from H to Lr"

@@ -29,6 +29,7 @@ from orchestrator.domain import Array, Crystal
 from orchestrator.errors import MaterialError
 from orchestrator.networks.crystals import to_structure
 from orchestrator.networks.feature_cache import FeatureCache, cache_folder
+from orchestrator.networks.graphs import frame
 
 KNOWLEDGE = "chgnet-0.3.0"
 """What surrogates that use these features declare in `knows`."""
@@ -122,6 +123,7 @@ class _Network:
         return hook
 
     def describe(self, crystal: Crystal) -> npt.NDArray[np.float32]:
+        frame(crystal)  # names what is wrong with a cell better than CHGNet does
         structure = to_structure(crystal)
         try:
             with warnings.catch_warnings():
