@@ -184,7 +184,7 @@ def gather(
         ]
         rows = [row for row in rows if math.isfinite(row[4])]
         if rows:
-            found[name] = Judged(name, *zip(*rows, strict=True))  # type: ignore[arg-type]  # columns of the rows above
+            found[name] = Judged(name, *zip(*rows, strict=True))  # columns of the rows above
     return found
 
 

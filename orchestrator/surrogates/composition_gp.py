@@ -38,11 +38,12 @@ class CompositionGaussianProcess(WithBotorch):
 
     def __init__(self, options: CompositionGaussianProcessOptions | None = None) -> None:
         super().__init__()
-        self.options = options or CompositionGaussianProcessOptions()
+        self.options: CompositionGaussianProcessOptions = options or CompositionGaussianProcessOptions()
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure", "composition"}) | self._answers()
+        inputs: frozenset[Support] = frozenset({"structure", "composition"})
+        return inputs | self._answers()
 
     def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
         del seed, warm

@@ -63,6 +63,8 @@ CLASSES: Mapping[str, Any] = {
 LEAST = 0.02
 """A member with a smaller weight is not asked: it would cost its time and change nothing."""
 INPUTS: frozenset[Support] = frozenset({"structure", "composition", "parameters"})
+ANSWERS: frozenset[Support] = frozenset({"uncertainty", "draws"})
+IF_ALL: frozenset[Support] = frozenset({"feasibility"})
 
 
 class Member(Options):
@@ -137,7 +139,7 @@ class Stacked(Explaining):
     def supports(self) -> frozenset[Support]:
         """Name what every member can learn from, and what the mixture can answer."""
         everyone = frozenset.intersection(*(member.supports() for member in self._members))
-        return (everyone & INPUTS) | {"uncertainty", "draws"} | (everyone & {"feasibility"})
+        return (everyone & INPUTS) | ANSWERS | (everyone & IF_ALL)
 
     def knows(self) -> frozenset[str]:
         """Name the pretrained knowledge of all members."""
@@ -267,7 +269,7 @@ class Stacked(Explaining):
         """Write weights and calibration, and each trained member into a folder of its own."""
         self._asked()
         arrays = {f"conformal.{j}": one.scores for j, one in enumerate(self._conformal)} | {"weights": self._weights}
-        rest: JsonObject = {"members": self._layout(), "factors": list(self._factors)}
+        rest = {"members": self._layout(), "factors": list(self._factors)}
         state.write(folder, self.kind, self._properties, arrays, rest)
         for name, (_, member) in zip(self._folders(), self._asked(), strict=True):
             (folder / name).mkdir()
