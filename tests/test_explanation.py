@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,12 @@ def labelled(values: Sequence[float], candidates: Sequence[Candidate] = POOL) ->
     return Dataset(tuple(rows))
 
 
+@cache
+def usual(name: str) -> Any:
+    """Return a surrogate trained on the whole pool; asking changes nothing in it."""
+    return trained(name, labelled([worth(c) for c in POOL]))
+
+
 def trained(name: str, dataset: Dataset) -> Any:
     """Return a surrogate trained on a dataset."""
     surrogate = plugins.build("surrogates", name, TINY.get(name, {}))
@@ -88,11 +95,12 @@ def value(explanation: Explanation, name: str) -> float:
     return next(part.value for part in explanation.parts if part.name == name)
 
 
-@pytest.mark.parametrize("name", ["composition_forest", "gnn_gp", "gaussian_process"])
-@pytest.mark.parametrize("target", ["energy", "gap"])
+@pytest.mark.parametrize(
+    ("name", "target"), [("composition_forest", "gap"), ("gnn_gp", "energy"), ("gaussian_process", "gap")]
+)
 def test_contributions_add_up_to_the_prediction(name: str, target: str) -> None:
     """Completeness: baseline and contributions give what `predict` gives, atoms give their elements."""
-    surrogate = trained(name, labelled([worth(c) for c in POOL]))
+    surrogate = usual(name)
     assert isinstance(surrogate, Explains)
     asked = [POOL[0], perovskite("Mg", "Ge", "Se", 4.4)]
     predicted = surrogate.predict(asked)
@@ -166,7 +174,7 @@ def test_a_formula_is_explained_without_a_crystal() -> None:
 @pytest.mark.parametrize("name", ["composition_forest", "gaussian_process"])
 def test_explanations_find_what_the_labels_were_made_from(name: str) -> None:
     """Trained on a sum over atoms, the surrogate is explained by about that sum: right signs, right order."""
-    surrogate = trained(name, labelled([worth(c) for c in POOL]))
+    surrogate = usual(name)
     one, other = surrogate.explain([perovskite("Pb", "Ti", "O"), perovskite("Ca", "Ti", "S")], "energy")
     assert value(one, "Pb") > max(value(one, "Ti"), 0.0) > value(one, "O")
     assert value(other, "S") > 0 > value(other, "Ca")
@@ -187,7 +195,7 @@ def test_shuffled_labels_change_the_explanation() -> None:
 
 def test_neighbours_are_the_nearest_in_the_surrogates_eyes() -> None:
     """The candidate itself comes first with similarity 1, no candidate twice, with its measured value."""
-    surrogate = trained("gaussian_process", labelled([worth(c) for c in POOL]))
+    surrogate = usual("gaussian_process")
     (one,) = surrogate.explain([POOL[5]], "energy")
     assert one.neighbours[0].candidate_id == POOL[5].id
     assert one.neighbours[0].similarity == pytest.approx(1.0)
@@ -199,7 +207,7 @@ def test_neighbours_are_the_nearest_in_the_surrogates_eyes() -> None:
 
 def test_substitutions_are_real_predictions_in_the_order_of_the_goal() -> None:
     """For a minimised property the lowest comes first; for a constrained one the largest change."""
-    surrogate = trained("gaussian_process", labelled([worth(c) for c in POOL]))
+    surrogate = usual("gaussian_process")
     candidate = POOL[0]
     (one,) = surrogate.explain([candidate], "energy")
     means = [swap.mean for swap in one.substitutions]
@@ -239,7 +247,7 @@ def test_parts_are_left_out_one_by_one() -> None:
     candidate = perovskite("Ba", "Ti", "O")
     parts = Background(POOL).divide(candidate)
     kept = [part.name != "O" for part in parts]
-    for reference in range(8):
+    for reference in range(len(parts[0].stand_ins)):
         changed = without(candidate, parts, kept, reference).crystal
         assert changed is not None
         assert changed.species[:2] == ("Ba", "Ti")
@@ -252,7 +260,7 @@ def test_parts_are_left_out_one_by_one() -> None:
 
 def test_wrong_questions_are_refused_with_what_to_do() -> None:
     """An unknown property, and a surrogate without labels, are errors that say what to do next."""
-    surrogate = trained("gaussian_process", labelled([worth(c) for c in POOL]))
+    surrogate = usual("gaussian_process")
     with pytest.raises(SurrogateError, match="energy, gap"):
         surrogate.explain(POOL[:1], "density")
     assert surrogate.explain([], "energy") == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -22,6 +24,7 @@ SWAPS = 5
 """Substitutes shown a candidate."""
 WIDTH, ROW, LEFT, RIGHT = 430, 26, 92, 74
 """Of the picture of contributions: its width, a row's height, room for names and for numbers."""
+MOST_DECIMALS = 5
 MOST_PARTS = 12
 """Contributions drawn; the rest is drawn as one."""
 
@@ -121,29 +124,36 @@ def _card(one: Explained, why: Why, problem: Problem, place: int) -> dict[str, A
     explanation = one.explanation
     better = direction(problem, explanation)
     unit = unit_of(explanation.unit)
+
+    def low(label: str) -> str:
+        return formula(replace(one.candidate, label=label))
+
     predicted = f"predicted {with_error(explanation.mean, explanation.sd)} {unit}".rstrip()
     measured = f", measured {number(one.measured)} {unit}".rstrip() if one.measured is not None else ""
+    swaps = explanation.substitutions[:SWAPS]
     return {
         "title": formula(one.candidate),
+        "known": any(s.label in why.measured for s in swaps),
         "summary": f"{predicted}{measured}",
         "picture": colored(one.candidate, explanation, better, salt=f"{place}"),
         "bars": waterfall(
             explanation, better, f"contributions to {plain(explanation.property)} of {one.candidate.label}"
         ),
         "neighbours": [
-            {"label": n.label, "similarity": f"{100 * n.similarity:.0f} %", "value": number(n.value, 3)}
+            {"label": low(n.label), "similarity": f"{100 * n.similarity:.0f} %", "value": number(n.value, 3)}
             for n in explanation.neighbours
+            if n.candidate_id != one.candidate.id
         ],
         "swaps": [
             {
                 "swap": f"{s.old} → {s.new}",
-                "label": s.label,
+                "label": low(s.label),
                 "predicted": with_error(s.mean, s.sd),
                 "kind": "ok" if better * (s.mean - explanation.mean) > 0 else "dim",
                 "change": signed(s.mean - explanation.mean),
                 "measured": number(why.measured[s.label], 3) if s.label in why.measured else "",
             }
-            for s in explanation.substitutions[:SWAPS]
+            for s in swaps
         ],
     }
 
@@ -192,15 +202,17 @@ def waterfall(explanation: Explanation, better: int, title: str) -> str:
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
 
-    rows = [_row(0, "typical", number(explanation.baseline, 3), _point(x(explanation.baseline), 0, "start"))]
+    decimals = 1 - math.floor(math.log10(span))
+    rows = [_row(0, "typical", _fixed(explanation.baseline, decimals), _point(x(explanation.baseline), 0, "start"))]
     for i, part in enumerate(parts):
         one, other = sorted((x(float(steps[i])), x(float(steps[i + 1]))))
         kind = "for" if (better or 1) * part.value > 0 else "against"
         box = f'x="{one:.1f}" y="{(i + 1) * ROW + 5}" width="{max(other - one, 1.5):.1f}" height="{ROW - 10}"'
         bar = f'<rect {box} rx="3" class="{kind}"/>'
-        rows.append(_row(i + 1, part.name, signed(part.value), bar))
+        sign = "+" if part.value > 0 else ""
+        rows.append(_row(i + 1, part.name, sign + _fixed(part.value, decimals), bar))
     last = len(parts) + 1
-    rows.append(_row(last, "predicted", number(explanation.mean, 3), _point(x(explanation.mean), last, "end")))
+    rows.append(_row(last, "predicted", _fixed(explanation.mean, decimals), _point(x(explanation.mean), last, "end")))
     joints = "".join(
         f'<line x1="{x(float(step)):.1f}" x2="{x(float(step)):.1f}" y1="{i * ROW + 13}" y2="{(i + 1) * ROW + 13}"'
         ' class="joint"/>'
@@ -219,6 +231,13 @@ def _largest(parts: Sequence[Contribution]) -> list[Contribution]:
         return ordered
     rest = sum(part.value for part in ordered[MOST_PARTS - 1 :])
     return [*ordered[: MOST_PARTS - 1], Contribution("the others", rest)]
+
+
+def _fixed(value: float, decimals: int) -> str:
+    """Write a number with as many decimals as its neighbours, where that is short."""
+    if not 0 <= decimals <= MOST_DECIMALS:
+        return number(value, 3)
+    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _row(i: int, name: str, value: str, mark: str) -> str:

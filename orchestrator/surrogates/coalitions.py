@@ -24,9 +24,11 @@ from orchestrator.materials import ions
 from orchestrator.networks.composition import element_table, fractions
 from orchestrator.networks.crystals import content_key, to_structure
 
-REFERENCES = 8
+FEWEST, MOST = 4, 8
 """Stand-ins of each part; more cost more and move a contribution by little."""
-MOST_PARTS = 5
+MOST_ASKED = 64
+"""Imagined candidates of one explanation: more parts get fewer stand-ins, so that a graph network answers in time."""
+MOST_PARTS = 4
 """Parts for which every combination is asked; a crystal with more kinds of sites is divided by elements instead."""
 SYMMETRY = 0.01
 """Å within which sites count as equivalent."""
@@ -56,11 +58,11 @@ class Background:
 
     Args:
         labelled: candidates with labels.
-        references: how many stand-ins a part gets.
+        references: how many stand-ins a part gets; None: `FEWEST` to `MOST`, by the number of parts.
         seed: fixes which stand-ins of different parts come together.
     """
 
-    def __init__(self, labelled: Sequence[Candidate], *, references: int = REFERENCES, seed: int = 0) -> None:
+    def __init__(self, labelled: Sequence[Candidate], *, references: int | None = None, seed: int = 0) -> None:
         self.references = references
         self._seed = seed
         self._pools = _element_pools(labelled)
@@ -72,20 +74,22 @@ class Background:
     def divide(self, candidate: Candidate) -> tuple[Part, ...]:
         """Divide a candidate into parts: elements first, parameters after them, each sorted by name."""
         rng = np.random.default_rng(self._seed)
-        parts: list[Part] = []
+        groups: Sequence[tuple[str, tuple[int, ...]]] = ()
         if candidate.crystal is not None:
             groups = site_groups(candidate.crystal)
-            parts.extend(Part(symbol, self._elements(symbol, rng), sites) for symbol, sites in groups)
         elif candidate.composition is not None:
-            parts.extend(Part(symbol, self._elements(symbol, rng)) for symbol in fractions(candidate))
+            groups = [(symbol, ()) for symbol in fractions(candidate)]
+        affordable = MOST_ASKED >> (len(groups) + len(candidate.parameters))
+        count = self.references or max(FEWEST, min(MOST, affordable))
+        parts = [Part(symbol, self._elements(symbol, count, rng), sites) for symbol, sites in groups]
         for name, value in sorted(candidate.parameters.items()):
             seen = sorted(self._settings.get((name, isinstance(value, str)), [value]))
-            parts.append(Part(name, _spread(seen, self.references, rng), parameter=True))
+            parts.append(Part(name, _spread(seen, count, rng), parameter=True))
         return tuple(parts)
 
-    def _elements(self, symbol: str, rng: np.random.Generator) -> tuple[Value, ...]:
+    def _elements(self, symbol: str, count: int, rng: np.random.Generator) -> tuple[Value, ...]:
         pool = self._pools[role(symbol)] or self._pools["any"] or [symbol]
-        return _spread(pool, self.references, rng)
+        return _spread(pool, count, rng)
 
 
 def without(candidate: Candidate, parts: Sequence[Part], kept: Sequence[bool], reference: int) -> Candidate:

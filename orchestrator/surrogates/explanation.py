@@ -33,7 +33,7 @@ from orchestrator.errors import SurrogateError
 from orchestrator.surrogates.coalitions import MOST_PARTS, Background, Part, without
 from orchestrator.surrogates.substitutes import substituted
 
-ORDERS = 24
+ORDERS = 16
 """Orders drawn where there are too many parts for every combination."""
 NEIGHBOURS = 5
 """Training candidates named."""
@@ -71,8 +71,8 @@ def questions(candidate: Candidate, background: Background) -> Questions:
     """
     parts = background.divide(candidate)
     if len(parts) > MOST_PARTS:
-        return _sampled(candidate, parts, background.references)
-    k, references = len(parts), background.references
+        return _sampled(candidate, parts)
+    k, references = len(parts), len(parts[0].stand_ins)
     asked: list[Candidate] = []
     weights: list[Array] = []
     for kept in itertools.product((False, True), repeat=k):
@@ -96,9 +96,9 @@ def _weight(kept: Kept, i: int) -> float:
     return -math.factorial(size) * math.factorial(k - size - 1) / math.factorial(k)
 
 
-def _sampled(candidate: Candidate, parts: tuple[Part, ...], references: int) -> Questions:
+def _sampled(candidate: Candidate, parts: tuple[Part, ...]) -> Questions:
     """Follow some orders, each also backwards; the sum stays exact because each order's steps add up."""
-    k = len(parts)
+    k, references = len(parts), len(parts[0].stand_ins)
     rng = np.random.default_rng(k)
     asked: list[Candidate] = []
     weights: list[Array] = []
