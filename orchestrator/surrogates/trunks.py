@@ -16,11 +16,12 @@ from pydantic import Field, model_validator
 
 from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.networks import composition, devices, environments
+from orchestrator.networks.child import Recipe, train_safely
 from orchestrator.networks.crystals import content_key, crystals_of
 from orchestrator.networks.formulas import formulas_of
 from orchestrator.networks.graphs import GraphCache
-from orchestrator.networks.training import Schedule, shrink_and_perturb, train
-from orchestrator.networks.trunk import Depth, Item, Kind, Trunk, kind_of, new_trunk, represent
+from orchestrator.networks.training import Schedule, hold_out, shrink_and_perturb
+from orchestrator.networks.trunk import Depth, Item, Kind, Trunk, kind_of, represent
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Scaling
 from orchestrator.surrogates.kernels import Term
@@ -29,6 +30,8 @@ FLOOR = 1e-3
 """Smallest scale of a readout column: a column that the network leaves constant says nothing."""
 FEWEST_TO_TRAIN = 2
 """Labels without which a trunk keeps its first weights."""
+MANY_TO_HOLD_OUT = 1000
+"""Labels from which a tenth is held out to choose the epoch: with 300 they are worth more in training (measured)."""
 SHORT, LONG, LABELS_AN_EPOCH = 10, 100, 10
 """Epochs: one for every ten labels, within 10 and 100.
 
@@ -160,7 +163,8 @@ class Trunks:
         warm = warm and len(self.trunks) == len(parts) and self.outputs == y.shape[1]
         items = self.items(candidates)
         schedule = self._schedule(len(y), warm=warm)
-        trunks = []
+        trunks: list[Trunk] = []
+        notes: dict[str, None] = {}
         for k, part in enumerate(parts):
             trunk = self._new(y.shape[1], seed + k)
             if warm:
@@ -168,16 +172,27 @@ class Trunks:
             mine = np.flatnonzero(part)
             if len(mine) >= FEWEST_TO_TRAIN:
                 own = [items[i] for i in mine]
-                trunk = train(trunk, own, y[mine], schedule=schedule, seed=seed + k, device=self.device)
+                done = train_safely(
+                    self._recipe(y.shape[1]),
+                    trunk,
+                    own,
+                    y[mine],
+                    schedule=schedule,
+                    seed=seed + k,
+                    device=self.device,
+                    held_out=hold_out([candidates[i].id for i in mine], fewest=MANY_TO_HOLD_OUT),
+                )
+                trunk, notes = done.trunk, notes | dict.fromkeys(done.notes)
             trunks.append(trunk.eval())
         self.trunks, self._rows = trunks, {}
         seen = Counter(symbol for candidate in candidates for symbol in composition.fractions(candidate))
         rare = ", ".join(sorted(symbol for symbol, count in seen.items() if count == 1))
         start = ", from the weights of the fit before" if warm else ""
         once = f" (once only: {rare})" if rare else ""
+        said = "".join(f"; {note}" for note in notes)
         return (
             f"{len(parts)} {self.options.network} trunks, {schedule.epochs} epochs each{start}; trained on the elements"
-            f" {', '.join(sorted(seen))}{once}; what is said about others rests on their tabulated properties"
+            f" {', '.join(sorted(seen))}{once}; what is said about others rests on their tabulated properties{said}"
         )
 
     def encode(self, candidates: Sequence[Candidate]) -> Array:
@@ -257,8 +272,11 @@ class Trunks:
             "kernel": self.options.kernel,
         }
 
+    def _recipe(self, outputs: int) -> Recipe:
+        return Recipe(self.options.network, outputs, self.cutoff, self.options.blocks)
+
     def _new(self, outputs: int, seed: int) -> Trunk:
-        trunk = new_trunk(self.options.network, outputs, seed, cutoff=self.cutoff, blocks=self.options.blocks)
+        trunk = self._recipe(outputs).build(seed)
         if self.options.finetune is not None:
             trunk.learn(self.options.finetune)
         return trunk
