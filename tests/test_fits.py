@@ -27,9 +27,8 @@ Matloop = Callable[..., Result]
 def matloop(tmp_path_factory: pytest.TempPathFactory) -> Matloop:
     """Run a small campaign to its end, and type `matloop …` beside it."""
     folder = tmp_path_factory.mktemp("fits")
-    file = write_campaign(
-        folder, acquisition={"use": "greedy"}, surrogate={"use": "gaussian_process"}, refit={"every": 2}
-    )
+    learning = {"acquisition": {"use": "greedy"}, "surrogate": {"use": "gaussian_process"}, "refit": {"every": 2}}
+    file = write_campaign(folder, parallel=1, **learning)  # one at a time: trained on 3 and on 5 labels, always
     env = {
         "MATLOOP_HOME": str(folder / "data"),
         "MATLOOP_STORE": str(folder / "store.db"),
