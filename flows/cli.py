@@ -46,6 +46,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "What was learned": {
         "flows.commands_predict": ("predict",),
         "flows.commands_fits": ("fits",),
+        "flows.commands_explain": ("explain",),
         "flows.commands_benchmark": ("benchmark",),
     },
     "The record": {

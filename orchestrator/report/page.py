@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from orchestrator.domain import Problem
 from orchestrator.record.states import CampaignState
 from orchestrator.report import plots, sections, why
 from orchestrator.report.calibration import judge, judged_section
@@ -144,7 +145,31 @@ def _contents(facts: Facts) -> dict[str, Any]:
 def _why(store: ReadsStore, facts: Facts) -> dict[str, Any]:
     """Return the reasons for the best candidates; pictures are drawn and escaped there."""
     dataset = store.dataset(facts.info.name, units=facts.problem.units)
-    contents = why.section(why.find_reasons(store, facts, dataset), facts.problem)
+    return _marked(why.section(why.find_reasons(store, facts, dataset), facts.problem))
+
+
+def reasons_page(title: str, reasons: why.Why, problem: Problem) -> str:
+    """Make a page of its own from reasons; it needs nothing else, as the report.
+
+    Args:
+        title: heading.
+        reasons: what to show.
+        problem: goals and units.
+
+    Returns:
+        The HTML text.
+    """
+    contents = {
+        "name": title,
+        "version": sections.provenance_version(),
+        "css": Markup((HERE / "style.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
+        "why": _marked(why.section(reasons, problem)),
+        "made": f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+    return _template(contents, "reasons.html.j2")
+
+
+def _marked(contents: dict[str, Any]) -> dict[str, Any]:
     contents["effects"] = Markup(contents["effects"])  # noqa: S704  drawn here
     for card in contents["cards"]:
         card["picture"], card["bars"] = Markup(card["picture"]), Markup(card["bars"])  # noqa: S704  escaped inside
@@ -173,8 +198,8 @@ def _svg(draw: plots.Plot, salt: str, *, square: bool = False) -> Markup:
     return Markup(svg.replace('class="plot"', 'class="plot square"') if square else svg)  # noqa: S704  drawn here
 
 
-def _template(page: dict[str, Any]) -> str:
+def _template(page: dict[str, Any], name: str = "page.html.j2") -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=False
     )
-    return environment.get_template("page.html.j2").render(page=page)
+    return environment.get_template(name).render(page=page)

@@ -89,7 +89,7 @@ def section(why: Why, problem: Problem) -> dict[str, Any]:
     effects = ""
     effects_note = ""
     if why.effects is not None:
-        name = problem.objectives[0].property
+        name = why.explained[0].explanation.property
         better = direction(problem, why.explained[0].explanation)
         unit = unit_of(why.effects.unit)
         effects = heat_map(
@@ -102,20 +102,22 @@ def section(why: Why, problem: Problem) -> dict[str, Any]:
             " occur too rarely, or everywhere."
         )
     return {
-        "note": f"{reading(problem, why)} {why.note}" if why.explained else why.note,
+        "note": f"{reading(why, problem)} {why.note}" if why.explained else why.note,
         "cards": cards,
         "effects": effects,
         "effects_note": effects_note,
     }
 
 
-def reading(problem: Problem, why: Why) -> str:
+def reading(why: Why, problem: Problem) -> str:
     """Say how to read the contributions."""
-    name = plain(problem.objectives[0].property)
+    explanation = why.explained[0].explanation
+    name, better = plain(explanation.property), direction(problem, explanation)
+    blue, orange = ("towards what is wanted", "away from it") if better else ("up", "down")
     crystal = any(one.candidate.crystal is not None for one in why.explained)
     return (
-        f"What the surrogate knows now says of {name}: blue moves the prediction towards what is wanted, orange away"
-        f" from it{', in the structure as in the bars' if crystal else ''}. It starts from what is typical of the"
+        f"What the surrogate knows now says of {name}: blue moves the prediction {blue}, orange {orange}"
+        f"{', in the structure as in the bars' if crystal else ''}. It starts from what is typical of the"
         " measured candidates, and shows what the surrogate believes, not a mechanism."
     )
 
