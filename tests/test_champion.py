@@ -69,7 +69,7 @@ def _pairs(values: Any) -> dict[tuple[str, int], float]:
 
 
 def test_a_clearly_worse_challenger_is_not_promoted() -> None:
-    """Worse by more than a standard error, on held-out labels or on the newest results: either is enough."""
+    """Worse on all labels together by more than a standard error, or on the newest results by more than two."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=40)
     worse = base + 0.5 + 0.3 * rng.normal(size=40)
@@ -79,6 +79,23 @@ def test_a_clearly_worse_challenger_is_not_promoted() -> None:
     assert not verdict.promoted
     assert "fit 1" in verdict.reason
     assert "10 newest results" in verdict.reason
+    older = {key: value + 9 for key, value in _pairs(base).items() if key[1] < 30}  # far better there
+    assert not compare(older, newest, _pairs(worse), "fit 1").promoted
+    slightly = base + 0.2 + 0.8 * rng.normal(size=40)
+    assert not compare(_pairs(base), {}, _pairs(slightly), "fit 1").promoted
+
+
+def test_a_lean_of_one_set_is_forgiven() -> None:
+    """Better on what both held out, and on the newest results worse by 1.5 standard errors: it proposes."""
+    rng = np.random.default_rng(4)
+    base, noise = rng.normal(size=30), rng.normal(size=10)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    mine = np.r_[base[:20] - 0.3, base[20:] + noise + 1.5 / np.sqrt(10)]
+    theirs = _pairs(base)
+    old = {key: value for key, value in theirs.items() if key[1] < 20}
+    new = {key: value for key, value in theirs.items() if key[1] >= 20}
+    assert compare(old, new, _pairs(mine), "fit 1").promoted
+    assert not compare({}, new, _pairs(mine), "fit 1").promoted
 
 
 def test_noise_a_hair_and_too_few_labels_do_not_block() -> None:
