@@ -82,7 +82,7 @@ def questions(candidate: Candidate, background: Background) -> Questions:
             asked.append(without(candidate, parts, kept, reference))
             weights.append(row / len(variants))
     method = (
-        f"Shapley values, exact over the {2**k} combinations of {k} parts; a part left out is replaced in turn by"
+        f"Shapley values, exact over the {2**k} combinations of {k} part{'s' if k > 1 else ''}; a part left out is replaced in turn by"
         f" {references} that are typical of the labelled candidates ({SOURCE})"
     )
     return Questions(parts, tuple(asked), np.array(weights).T, method)
