@@ -134,7 +134,7 @@ def test_the_objective_of_cross_fitting_is_the_conditional_density() -> None:
     held = np.arange(10) % 2 == 0
     views = [crossfit.View(data, held), crossfit.View(data, ~held)]
     vector = HYPER.pack()
-    value, gradient = crossfit._objective(vector, TERMS, [crossfit._prepare(view) for view in views])
+    value, gradient = crossfit._objective(vector, TERMS, [crossfit._prepare(TERMS, view) for view in views])
     matrix = full_covariance(data.x, data.x) + np.diag(0.05 + data.known)
     joint = multivariate_normal(np.full(10, 0.2), matrix).logpdf(data.y)
     parts = [
@@ -145,7 +145,7 @@ def test_the_objective_of_cross_fitting_is_the_conditional_density() -> None:
     constant = 5 * math.log(2 * math.pi) / 2
     assert value == pytest.approx(-sum(parts) - prior - 2 * constant, rel=1e-6)
     step = 1e-6 * np.eye(len(vector))[2]
-    prepared = [crossfit._prepare(view) for view in views]
+    prepared = [crossfit._prepare(TERMS, view) for view in views]
     up, down = (crossfit._objective(vector + sign * step, TERMS, prepared)[0] for sign in (1, -1))
     assert gradient[2] == pytest.approx((up - down) / 2e-6, rel=1e-4)
 

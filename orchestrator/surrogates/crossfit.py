@@ -25,6 +25,7 @@ from orchestrator.surrogates.hyper import (
     STARTS,
     Hyperparameters,
     Points,
+    Prepared,
     bounds,
     covariance,
     initial,
@@ -34,6 +35,20 @@ from orchestrator.surrogates.hyper import (
 from orchestrator.surrogates.kernels import Term
 
 Mask = npt.NDArray[np.bool_]
+
+_Ordered = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, Prepared]
+"""Columns, labels and known noise with the held-out ones last; how many come first; what the terms prepared."""
+
+FEW = 100
+"""Labels up to which held-out residuals have hyperparameters of their own; see `held_out_residuals`.
+
+Measured on eleven functions and tables, 90 % intervals of the calibrated process: with 10, 16 and 30 labels they cover
+66, 73 and 82 % of new labels when every residual has the hyperparameters of all labels, and 84, 87 and 90 % like this;
+with 120 labels the first cover 90 % too.
+"""
+FOLDS, FEWEST_A_FOLD = 3, 2
+STEPS_WITHOUT = 30
+"""Iterations of L-BFGS on the labels without one fold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +81,7 @@ def learn(
     Raises:
         Diverged: no finite optimum was found.
     """
-    prepared = [_prepare(view) for view in views]
+    prepared = [_prepare(terms, view) for view in views]
     starts = [initial(terms, factor) for factor in STARTS]
     if start is not None and len(start.pack()) == len(starts[0]):
         starts.append(start.pack())
@@ -91,18 +106,43 @@ def held_out_residuals(
     hyper: Hyperparameters,
     views: Sequence[View],
     make: Callable[[tuple[Term, ...], Hyperparameters, Points], Head] = GaussianHead,
+    folds: int = FOLDS,
 ) -> tuple[Array, Array]:
     """Return each label minus its prediction from all others, by the network that has not been trained on it.
 
+    Few labels are judged with hyperparameters that were learned without them, one fold after the other: hyperparameters
+    fit the labels that they are learned from, and leaving one label out afterwards does not undo that.
+
     Args:
         terms: the covariance.
-        hyper: its hyperparameters.
+        hyper: its hyperparameters, learned from all labels.
         views: one a network; where several hold a label out, their mixture judges it, and where none does, all do.
         make: builds a head.
+        folds: of labels whose hyperparameters are learned apart.
 
     Returns:
         Residuals and standard deviations, noise included, in standardised units.
     """
+    n = len(views[0].data)
+    if n > FEW or n < FEWEST_A_FOLD * folds:
+        return _judge(terms, hyper, views, make)
+    fold = np.arange(n) % folds
+    residuals, sd = np.zeros(n), np.zeros(n)
+    for f in range(folds):
+        others = [_without(view, fold == f) for view in views]
+        own = learn(terms, others, None, STEPS_WITHOUT) if any(view.held_out.any() for view in others) else hyper
+        found = _judge(terms, own, views, make)
+        residuals[fold == f], sd[fold == f] = found[0][fold == f], found[1][fold == f]
+    return residuals, sd
+
+
+def _judge(
+    terms: tuple[Term, ...],
+    hyper: Hyperparameters,
+    views: Sequence[View],
+    make: Callable[[tuple[Term, ...], Hyperparameters, Points], Head],
+) -> tuple[Array, Array]:
+    """Return residuals and standard deviations under given hyperparameters."""
     answers = [make(terms, hyper, view.data).leave_one_out() for view in views]
     held = np.array([view.held_out for view in views])
     judges = held | ~held.any(0)  # views × labels
@@ -114,7 +154,12 @@ def held_out_residuals(
     return mean, np.sqrt(variance)
 
 
-def _prepare(view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def _without(view: View, rows: Mask) -> View:
+    data = view.data
+    return View(Points(data.x[~rows], data.y[~rows], data.known[~rows]), view.held_out[~rows])
+
+
+def _prepare(terms: tuple[Term, ...], view: View) -> _Ordered:
     """Order the labels so that the held-out ones come last, and keep at most so many."""
     rows = spread(len(view.data), MOST_FOR_HYPERPARAMETERS)
     held = view.held_out[rows]
@@ -122,16 +167,14 @@ def _prepare(view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
     x, y, known = (
         torch.from_numpy(np.ascontiguousarray(a[order])) for a in (view.data.x, view.data.y, view.data.known)
     )
-    return x, y, known, int((~held).sum())
+    return x, y, known, int((~held).sum()), tuple(term.prepare(x, x) for term in terms)
 
 
-def _objective(
-    vector: Array, terms: tuple[Term, ...], views: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]]
-) -> tuple[float, Array]:
+def _objective(vector: Array, terms: tuple[Term, ...], views: Sequence[_Ordered]) -> tuple[float, Array]:
     v = torch.from_numpy(np.array(vector, dtype=np.float64)).requires_grad_()
     loss = -log_prior(v, terms)
-    for x, y, known, first in views:
-        matrix = covariance(terms, x, x, v) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
+    for x, y, known, first, prepared in views:
+        matrix = covariance(terms, x, x, v, prepared) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
         chol, info = torch.linalg.cholesky_ex(matrix)
         if int(info) != 0:
             return 1e10, np.zeros_like(vector)

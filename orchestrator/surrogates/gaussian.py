@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from orchestrator.domain import Array, Candidate, Dataset, FitReport, HeldOut, JsonObject, Prediction, Problem
 from orchestrator.errors import IncompatibleError, MatloopError, SurrogateError
 from orchestrator.protocols import BotorchView, Options, Support
-from orchestrator.surrogates import state
+from orchestrator.surrogates import crossfit, state
 from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.conformal import Conformal
 from orchestrator.surrogates.encoding import Scaling
@@ -140,7 +140,8 @@ class GaussianSurrogate(Explaining, ABC):
         """
         del rows
         head = self._process(design.terms, learn(design.terms, points, start), points)
-        return head, head.leave_one_out()
+        alone = crossfit.View(points, np.ones(len(points), dtype=bool))  # features that no label has taken part in
+        return head, crossfit.held_out_residuals(design.terms, head.hyper, [alone], self._process, folds=5)
 
     def _process(self, terms: tuple[Term, ...], hyper: Hyperparameters, points: Points) -> Head:
         """Build the Gaussian process on given hyperparameters: exact, or variational for many labels."""

@@ -101,14 +101,21 @@ def learn(terms: tuple[Term, ...], data: Points, start: Hyperparameters | None, 
     """
     pick = spread(len(data), MOST_FOR_HYPERPARAMETERS)
     few = tuple(torch.from_numpy(np.ascontiguousarray(a[pick])) for a in (data.x, data.y, data.known))
+    prepared = tuple(term.prepare(few[0], few[0]) for term in terms)
     starts = [initial(terms, factor) for factor in STARTS]
     if start is not None and len(start.pack()) == len(starts[0]):
         starts.append(start.pack())
     limits = bounds(terms)
-    values = [_objective(vector, terms, few)[0] for vector in starts]
+    values = [_objective(vector, terms, few, prepared)[0] for vector in starts]
     best = starts[int(np.argmin(values))]
     found = minimize(
-        _objective, best, args=(terms, few), jac=True, method="L-BFGS-B", bounds=limits, options={"maxiter": steps}
+        _objective,
+        best,
+        args=(terms, few, prepared),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=limits,
+        options={"maxiter": steps},
     )
     if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
         message = (
@@ -118,7 +125,17 @@ def learn(terms: tuple[Term, ...], data: Points, start: Hyperparameters | None, 
     return Hyperparameters.unpack(found.x, terms)
 
 
-def covariance(terms: tuple[Term, ...], one: torch.Tensor, two: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+Prepared = tuple[torch.Tensor | None, ...]
+"""What terms need of features whatever the hyperparameters are; see `Term.prepare`."""
+
+
+def covariance(
+    terms: tuple[Term, ...],
+    one: torch.Tensor,
+    two: torch.Tensor,
+    vector: torch.Tensor,
+    prepared: Prepared | None = None,
+) -> torch.Tensor:
     """Return the covariance of a sum of terms.
 
     Args:
@@ -126,6 +143,7 @@ def covariance(terms: tuple[Term, ...], one: torch.Tensor, two: torch.Tensor, ve
         one: n × d normalised features.
         two: k × d normalised features.
         vector: packed hyperparameters.
+        prepared: of the same features, one a term.
 
     Returns:
         n × k, without noise.
@@ -134,7 +152,8 @@ def covariance(terms: tuple[Term, ...], one: torch.Tensor, two: torch.Tensor, ve
     total = torch.zeros(len(one), len(two), dtype=torch.float64)
     offset = 0
     for j, term in enumerate(terms):
-        part = term.matrix(one, two, vector[offset : offset + term.lengthscales])
+        given = None if prepared is None else prepared[j]
+        part = term.matrix(one, two, vector[offset : offset + term.lengthscales], given)
         total = total + torch.exp(vector[scales + j]) * part
         offset += term.lengthscales
     return total
@@ -169,10 +188,12 @@ def spread(n: int, most: int) -> Array:
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
 
 
-def _objective(vector: Array, terms: tuple[Term, ...], data: tuple[torch.Tensor, ...]) -> tuple[float, Array]:
+def _objective(
+    vector: Array, terms: tuple[Term, ...], data: tuple[torch.Tensor, ...], prepared: Prepared
+) -> tuple[float, Array]:
     x, y, known = data
     v = torch.from_numpy(np.array(vector, dtype=np.float64)).requires_grad_()
-    matrix = covariance(terms, x, x, v) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
+    matrix = covariance(terms, x, x, v, prepared) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
     chol, info = torch.linalg.cholesky_ex(matrix)
     if int(info) != 0:
         return 1e10, np.zeros_like(vector)  # a step too far: the line search turns back
