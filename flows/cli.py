@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "Before a campaign": {
         "flows.commands_files": ("validate", "plugins", "replay"),
+        "flows.commands_surrogate": ("surrogate",),
     },
     "What was learned": {
         "flows.commands_predict": ("predict",),

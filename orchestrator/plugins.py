@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -123,6 +123,23 @@ def build(
         message = f"option {where!r} of plug-in {name!r}: {first['msg']} (seen: {first.get('input')!r})"
         raise PluginError(message) from error
     return plugin(checked)
+
+
+def conformance(kind: str) -> Callable[..., Sequence[Any]]:
+    """Return the contract of one kind as code: a function that checks a plug-in and gives its findings.
+
+    Args:
+        kind: a key of `PROTOCOLS` that has such checks.
+
+    Raises:
+        PluginError: there are none for this kind.
+    """
+    points = {point.name: point for point in entry_points(group="matloop.conformance")}
+    if kind not in points:
+        message = f"there are no checks for plug-ins of kind {kind!r}; there are some for: {', '.join(sorted(points))}"
+        raise PluginError(message)
+    check: Callable[..., Sequence[Any]] = points[kind].load()
+    return check
 
 
 @cache
