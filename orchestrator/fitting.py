@@ -73,6 +73,24 @@ def line(seen: Mapping[str, Judged]) -> str:
     return "; ".join(prospective.line(name, prospective.summary(one)) for name, one in seen.items())
 
 
+def widen(surrogate: Surrogate, seen: Mapping[str, Judged]) -> dict[str, float]:
+    """Widen the standard deviations of a new fit as the results of earlier proposals ask for.
+
+    Args:
+        surrogate: just fitted; one that cannot be widened stays as it is.
+        seen: the campaign's own predictions beside what came, by property.
+
+    Returns:
+        The factors, by property; empty where nothing was done.
+    """
+    factors = {name: prospective.factor(one) for name, one in seen.items()}
+    factors = {name: factor for name, factor in factors.items() if factor > SMALLEST_WIDENING}
+    if not factors or not isinstance(surrogate, Widens):
+        return {}
+    surrogate.widen(factors)
+    return factors
+
+
 def fit_if_due(store: CampaignStore, name: str, planner: Planner, now: Standing) -> FitInfo | None:
     """Train the surrogate where that is due, judge the fit, and store it.
 
@@ -131,7 +149,7 @@ class _Training:
             self._notice(f"no fit: {error}; fit {champion.number} goes on")
             return None
         verdict = self._verdict(champion, learned, since, surrogate)
-        widened = self._widen(surrogate)
+        widened = widen(surrogate, self.seen)
         with tempfile.TemporaryDirectory(prefix="matloop-fit-") as made:
             surrogate.save(Path(made))
             champions.keep(Path(made), surrogate, dataset.labels(planner.problem.properties).trials)
@@ -203,15 +221,6 @@ class _Training:
             return Verdict(promoted=True, reason=f"not compared with fit {champion.number}: no held-out predictions")
         theirs, mine = (champions.losses_held_out(held) for held in (learned.held_out, surrogate.held_out()))
         return champions.compare(theirs, since, mine, f"fit {champion.number}")
-
-    def _widen(self, surrogate: Surrogate) -> dict[str, float]:
-        """Widen the standard deviations as the proposals' results ask for; return the factors."""
-        factors = {name: prospective.factor(one) for name, one in self.seen.items()}
-        factors = {name: factor for name, factor in factors.items() if factor > SMALLEST_WIDENING}
-        if not factors or not isinstance(surrogate, Widens):
-            return {}
-        surrogate.widen(factors)
-        return factors
 
     def _report(
         self,

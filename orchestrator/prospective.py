@@ -61,6 +61,11 @@ class Judged:
     measured: tuple[float, ...]
     widened: tuple[float, ...] = ()
 
+    @classmethod
+    def of_rows(cls, name: str, rows: Sequence[tuple[int, str, float, float, float, float]]) -> Judged:
+        """Build it from rows of trial, label, predicted, sd, measured and widening, at least one."""
+        return cls(name, *zip(*rows, strict=True))
+
     def __len__(self) -> int:
         """Count the predictions."""
         return len(self.measured)
@@ -184,7 +189,7 @@ def gather(
         ]
         rows = [row for row in rows if math.isfinite(row[4])]
         if rows:
-            found[name] = Judged(name, *zip(*rows, strict=True))  # columns of the rows above
+            found[name] = Judged.of_rows(name, rows)
     return found
 
 

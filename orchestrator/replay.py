@@ -20,9 +20,11 @@ import numpy as np
 
 from orchestrator.config.read import load_campaign
 from orchestrator.config.schema import CampaignConfig, Use
-from orchestrator.domain import Array, Candidate, Dataset, Outcome, Row, derive_seed
+from orchestrator.domain import Array, Candidate, Dataset, Outcome, Proposal, Row, derive_seed
 from orchestrator.errors import ConfigError, SpaceExhausted
+from orchestrator.fitting import widen
 from orchestrator.planner import Parts, Planner
+from orchestrator.prospective import Judged
 from orchestrator.protocols import FiniteSpace
 
 BOOTSTRAP = 2000
@@ -59,12 +61,14 @@ class Trajectory:
         chosen: candidate ids in the order of measurement.
         utility: of the first objective, in that order.
         seconds: wall time of training and choosing.
+        judged: what was predicted of the chosen candidates, beside what came, by property.
     """
 
     seed: int
     chosen: tuple[str, ...]
     utility: Array
     seconds: float
+    judged: Mapping[str, Judged] = field(default_factory=dict)
 
     def recall(self, best: frozenset[str]) -> Array:
         """Return the share of `best` found after 1, 2, … measurements."""
@@ -167,7 +171,7 @@ def replay_once(config: CampaignConfig, parts: Parts, truth: Truth, seed: int) -
     rows: list[Row] = []
     chosen: list[str] = []
     fits, fitted, decision, seconds = 0, None, 0, 0.0
-    surrogate = None
+    surrogate, told, widened = None, _Told(planner.problem.properties), dict[str, float]()
     while len(chosen) < budget:
         started = time.perf_counter()
         dataset = Dataset(tuple(rows))
@@ -175,7 +179,7 @@ def replay_once(config: CampaignConfig, parts: Parts, truth: Truth, seed: int) -
         if not initial and planner.refit_due(dataset, fitted):
             fits += 1
             surrogate, report, _ = planner.train(fits, dataset, None)
-            fitted = report.labels
+            fitted, widened = report.labels, widen(surrogate, told.judged())
         decision += 1
         wanted = config.initial.trials - len(chosen) if initial else config.parallel
         try:
@@ -194,8 +198,27 @@ def replay_once(config: CampaignConfig, parts: Parts, truth: Truth, seed: int) -
         for proposal in made:
             chosen.append(proposal.candidate.id)
             rows.extend(_answers(planner, truth, place[proposal.candidate.id], trial=len(chosen)))
+            told.add(len(chosen), proposal, truth.values[place[proposal.candidate.id]], widened)
     utility = truth.utility[[place[i] for i in chosen]]
-    return Trajectory(seed, tuple(chosen), utility, seconds)
+    return Trajectory(seed, tuple(chosen), utility, seconds, told.judged())
+
+
+class _Told:
+    """What proposals said, and what the table says."""
+
+    def __init__(self, properties: Sequence[str]) -> None:
+        self._rows: dict[str, list[tuple[int, str, float, float, float, float]]] = {name: [] for name in properties}
+
+    def add(self, trial: int, proposal: Proposal, values: Array, widened: Mapping[str, float]) -> None:
+        """Take in one proposal with the values of the modelled properties; the initial design said nothing."""
+        for (name, rows), value in zip(self._rows.items(), values, strict=True):
+            if name in proposal.mean and proposal.sd.get(name, 0.0) > 0 and np.isfinite(value):
+                said = (proposal.mean[name], proposal.sd[name], float(value), widened.get(name, 1.0))
+                rows.append((trial, proposal.candidate.label, *said))
+
+    def judged(self) -> dict[str, Judged]:
+        """Return predictions beside values, by property; without those of which there is none."""
+        return {name: Judged.of_rows(name, rows) for name, rows in self._rows.items() if rows}
 
 
 def _answers(planner: Planner, truth: Truth, place: int, trial: int) -> list[Row]:

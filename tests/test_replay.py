@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.replay import Trajectory, Truth, expected_at_random, interval, score
-from tests.fakes import point
+from orchestrator.config.schema import CampaignConfig, Use
+from orchestrator.planner import Parts
+from orchestrator.replay import Trajectory, Truth, expected_at_random, interval, replay_once, score
+from tests.fakes import InOrder, ListSpace, point
+from tests.honesty_lab import FaultOptions, Faulty, Telling
 
 
 def _truth(n: int) -> Truth:
@@ -56,3 +61,53 @@ def test_an_interval_holds_its_median() -> None:
     """The bootstrap interval of a median contains it and is inside the data."""
     told = interval([1.0, 2.0, 3.0, 4.0, 10.0])
     assert 1.0 <= told.low <= told.median == 3.0 <= told.high <= 10.0
+
+
+class _Parts(Parts):
+    stated = 1.0
+
+    def new_surrogate(self) -> Any:
+        return Faulty(FaultOptions(stated=self.stated))
+
+
+class _TooSure(_Parts):
+    stated = 0.2
+
+
+def _replayed(kind: type[_Parts]) -> Trajectory:
+    candidates = tuple(point(float(x)) for x in range(60))
+    values = np.array([[-abs(x - 23.0)] for x in range(60)])
+    config = CampaignConfig.model_validate(
+        {
+            "name": "line",
+            "objectives": [{"property": "y", "goal": "maximize"}],
+            "space": {"use": "pool"},
+            "initial": {"use": "random", "trials": 6},
+            "parallel": 2,
+            "refit": {"every": 4},
+            "budget": {"trials": 44},
+        }
+    )
+    parts = kind(
+        space=ListSpace(candidates),  # type: ignore[arg-type]
+        surrogate=Use(use="faulty"),
+        policy=Telling(Telling.Options()),  # type: ignore[arg-type]
+        initial=InOrder(),  # type: ignore[arg-type]
+        stopping={},
+        derived={},
+        base=None,
+        allowed_modules=(),
+    )
+    return replay_once(config, parts, Truth(candidates, values[:, 0], values), seed=1)
+
+
+def test_a_replay_keeps_and_uses_what_was_predicted() -> None:
+    """What proposals said stands beside what came, and widens a too sure surrogate, as in a real campaign."""
+    done = _replayed(_TooSure)
+    judged = done.judged["y"]
+    assert len(judged) == 44 - 6
+    assert judged.trials == tuple(range(7, 45))
+    assert judged.widened[0] == 1.0
+    assert judged.widened[-1] > 2.0
+    assert judged.as_trained().coverage(0.9) < 0.5 < judged.last(10).coverage(0.9)
+    assert set(_replayed(_Parts).judged["y"].widened) == {1.0}
