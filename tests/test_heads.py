@@ -12,7 +12,7 @@ from orchestrator.domain import Candidate, Dataset, Objective, Outcome, Problem,
 from orchestrator.errors import IncompatibleError, NotEnoughData
 from orchestrator.protocols import KnowsItsDomain, PredictsSuccess
 from orchestrator.surrogates import variational
-from orchestrator.surrogates.conformal import Conformal, jackknife_plus
+from orchestrator.surrogates.conformal import Conformal
 from orchestrator.surrogates.familiarity import Familiarity, column_weights
 from orchestrator.surrogates.feasibility import Feasibility
 from orchestrator.surrogates.gaussian import GaussianOptions
@@ -253,17 +253,6 @@ def test_too_few_residuals_make_no_interval() -> None:
         Conformal.learn(np.ones(8), np.ones(8)).reach(0.9)
     with pytest.raises(ValueError, match="above 0 and below 1"):
         nine.reach(90)
-
-
-def test_jackknife_plus_follows_its_definition() -> None:
-    """The ends are the k-th smallest and largest of left-out prediction minus and plus residual."""
-    left_out = np.array([[0.0], [1.0], [2.0], [3.0]])
-    residuals = np.array([1.0, -1.0, 1.0, -1.0])
-    low, high = jackknife_plus(left_out, residuals, 0.8)
-    assert (low[0], high[0]) == (-1.0, 4.0)
-    low, high = jackknife_plus(left_out, residuals, 0.6)
-    assert (low[0], high[0]) == (0.0, 3.0)
-    assert np.isinf(jackknife_plus(left_out, residuals, 0.9)[0][0])
 
 
 def test_a_surrogate_gives_conformal_intervals(tmp_path: Path) -> None:

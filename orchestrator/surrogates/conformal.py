@@ -2,10 +2,10 @@
 
 Conformal prediction needs no more than held-out predictions: an interval reaches as many standard deviations as the
 residuals of labels that did not take part in making the prediction (Vovk, Gammerman and Shafer 2005; normalised
-scores: Lei et al., J. Am. Stat. Assoc. 113, 1094, 2018, doi:10.1080/01621459.2017.1307116). With leave-one-out
-predictions at the asked points too it is the jackknife+ of Barber et al., Ann. Stat. 49, 486 (2021),
-doi:10.1214/20-AOS1965. It holds on average over candidates like the labelled ones; for candidates that were *chosen*
-no method can promise it.
+scores: Lei et al., J. Am. Stat. Assoc. 113, 1094, 2018, doi:10.1080/01621459.2017.1307116). The residuals here are
+cross-validated ones, so that no label is lost to a calibration set; the stricter jackknife+ of Barber et al., Ann.
+Stat. 49, 486 (2021), doi:10.1214/20-AOS1965, would need a prediction without each label at every point of a pool. It
+holds on average over candidates like the labelled ones; for candidates that were *chosen* no method can promise it.
 """
 
 from __future__ import annotations
@@ -82,23 +82,3 @@ class Conformal:
         """
         reach = self.reach(level)
         return mean - reach * sd, mean + reach * sd
-
-
-def jackknife_plus(left_out: Array, residuals: Array, level: float) -> tuple[Array, Array]:
-    """Return the jackknife+ interval, whose coverage is at least 2 · level − 1 for any surrogate and any labels.
-
-    Args:
-        left_out: k × n predictions at n points, each without one of the k labels.
-        residuals: k labels minus their own left-out prediction.
-        level: share of labels to be covered.
-
-    Returns:
-        n lower and n upper ends; infinite where k is too small for the level.
-    """
-    k = len(residuals)
-    size = np.abs(residuals)[:, None]
-    low, high = np.sort(left_out - size, axis=0), np.sort(left_out + size, axis=0)
-    place = math.ceil((k + 1) * level - 1e-9)
-    if place > k:
-        return np.full(left_out.shape[1], -np.inf), np.full(left_out.shape[1], np.inf)
-    return low[k - place], high[place - 1]
