@@ -23,7 +23,7 @@ from orchestrator.domain import (
     Row,
 )
 from orchestrator.errors import SurrogateError
-from orchestrator.protocols import Explains
+from orchestrator.protocols import Explains, ExplainsItsNetwork
 from orchestrator.surrogates.coalitions import Background, site_groups, without
 from orchestrator.surrogates.explanation import Known, explain_by_asking
 from orchestrator.surrogates.substitutes import alike, charges, substituted
@@ -282,3 +282,22 @@ def test_a_stored_fit_explains_as_before(tmp_path: Any) -> None:
     one, other = surrogate.explain(POOL[:1], "energy")[0], again.explain(POOL[:1], "energy")[0]
     assert [part.value for part in one.parts] == pytest.approx([part.value for part in other.parts], abs=1e-6)
     assert one.neighbours == other.neighbours
+
+
+@pytest.mark.parametrize(("network", "share"), [("megnet", 0.01), ("cgcnn", 0.05)])
+def test_gradients_along_embeddings_add_up_to_the_networks_answer(network: str, share: float) -> None:
+    """Integrated gradients add up, equivalent atoms are alike, and the trunk is left as it was.
+
+    CGCNN pools by the maximum: its answer has kinks along the line, so that the rule converges more slowly.
+    """
+    surrogate = plugins.build("surrogates", "gnn_gp", {"epochs": 2, "device": "cpu", "network": network})
+    surrogate.fit(labelled([worth(c) for c in POOL[::4]], POOL[::4]), PROBLEM, 1)
+    before = surrogate.predict(POOL[:1]).mean
+    assert isinstance(surrogate, ExplainsItsNetwork)
+    (one,) = surrogate.explain_network(POOL[:1], "energy")
+    total = one.baseline + sum(atom.value for atom in one.atoms)
+    assert total == pytest.approx(one.mean, abs=share * sum(abs(atom.value) for atom in one.atoms))
+    assert one.atoms[2].value == pytest.approx(one.atoms[4].value, abs=1e-6 + 0.01 * abs(one.atoms[4].value))
+    assert "integrated gradients" in one.method
+    surrogate._trunks.forget()
+    assert np.array_equal(surrogate.predict(POOL[:1]).mean, before)

@@ -82,8 +82,8 @@ def questions(candidate: Candidate, background: Background) -> Questions:
             asked.append(without(candidate, parts, kept, reference))
             weights.append(row / len(variants))
     method = (
-        f"Shapley values, exact over the {2**k} combinations of {k} part{'s' if k > 1 else ''}; a part left out is replaced in turn by"
-        f" {references} that are typical of the labelled candidates ({SOURCE})"
+        f"Shapley values, exact over the {2**k} combinations of {k} part{'s' if k > 1 else ''}; a part left out is"
+        f" replaced in turn by {references} that are typical of the labelled candidates ({SOURCE})"
     )
     return Questions(parts, tuple(asked), np.array(weights).T, method)
 
@@ -214,14 +214,8 @@ def explain_by_asking(
 
     Returns:
         n explanations; each adds up to the prediction exactly.
-
-    Raises:
-        SurrogateError: the property is not modelled.
     """
     problem = known.problem
-    if name not in problem.properties:
-        message = f"there is no modelled property {name!r} to explain; there are: {', '.join(problem.properties)}"
-        raise SurrogateError(message)
     if not candidates:
         return ()
     j = problem.properties.index(name)
@@ -302,11 +296,18 @@ class Explaining:
         Raises:
             SurrogateError: the property is not modelled, or there are no labels to compare with.
         """
+        return explain_by_asking(self.predict, self._known(name), candidates, name)
+
+    def _known(self, name: str) -> Known:
+        """Return what an explanation of a property needs besides the surrogate."""
         if self._problem is None or self._labels is None or not len(self._labels):
             message = (
                 "an explanation compares with labelled candidates, and this surrogate holds none; call fit, or load"
                 " and update, before explain"
             )
             raise SurrogateError(message)
-        known = Known(self._problem, self._labels, self._columns_of)
-        return explain_by_asking(self.predict, known, candidates, name)
+        if name not in self._problem.properties:
+            there = ", ".join(self._problem.properties)
+            message = f"there is no modelled property {name!r} to explain; there are: {there}"
+            raise SurrogateError(message)
+        return Known(self._problem, self._labels, self._columns_of)

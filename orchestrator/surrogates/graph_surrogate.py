@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from orchestrator.domain import Array, Candidate, JsonObject
+from orchestrator.domain import Array, Candidate, Explanation, JsonObject
 from orchestrator.protocols import Support
 from orchestrator.surrogates import crossfit, pairs
 from orchestrator.surrogates.gaussian import Design, GaussianOptions, GaussianSurrogate
@@ -44,6 +44,18 @@ class GraphSurrogate(GaussianSurrogate):
         pairs.check(options.network, self.head)
         self.options = options
         self._trunks = Trunks(options)
+
+    def explain_network(self, candidates: Sequence[Candidate], name: str) -> tuple[Explanation, ...]:
+        """Explain what the networks say by themselves; see `ExplainsItsNetwork`.
+
+        Raises:
+            SurrogateError: there is nothing to compare with, or gradients do not apply.
+        """
+        from orchestrator.surrogates.attributions import explain_network  # noqa: PLC0415  captum is rarely needed
+
+        known = self._known(name)
+        target = self._need().targets[known.problem.properties.index(name)]
+        return explain_network(self._trunks, target, known, candidates, name)
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
