@@ -274,6 +274,22 @@ class Explains(Protocol):
 
 
 @runtime_checkable
+class ExplainsItsNetwork(Protocol):
+    """Mix-in of surrogates with networks inside that can be asked apart from what stands around them."""
+
+    def explain_network(self, candidates: Sequence[Candidate], name: str) -> tuple[Explanation, ...]:
+        """Explain what the networks alone say of one property; `sd` is how far they differ.
+
+        Args:
+            candidates: n candidates.
+            name: of a modelled property.
+
+        Returns:
+            n explanations, in the property's unit.
+        """
+
+
+@runtime_checkable
 class Transfers(Protocol):
     """Mix-in of surrogates that can start from a fit of another campaign or of a public data set."""
 
