@@ -54,6 +54,7 @@ class GaussianProcess(WithBotorch):
 
     Options = GaussianProcessOptions
     kind = "gaussian_process"
+    options: GaussianProcessOptions
 
     def __init__(self, options: GaussianProcessOptions | None = None) -> None:
         super().__init__()
@@ -63,7 +64,8 @@ class GaussianProcess(WithBotorch):
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure", "composition", "parameters"}) | self._answers()
+        inputs: frozenset[Support] = frozenset({"structure", "composition", "parameters"})
+        return inputs | self._answers()
 
     def look_at(self, space: SearchSpace) -> None:
         """Take ranges, logarithms and choices from a box, where the options say nothing of them."""

@@ -97,6 +97,7 @@ class PotentialGaussianProcess(WithBotorch):
 
     Options = PotentialGaussianProcessOptions
     kind = "potential_gp"
+    options: PotentialGaussianProcessOptions
 
     def __init__(self, options: PotentialGaussianProcessOptions | None = None) -> None:
         super().__init__()
@@ -109,7 +110,8 @@ class PotentialGaussianProcess(WithBotorch):
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure"}) | self._answers()
+        inputs: frozenset[Support] = frozenset({"structure"})
+        return inputs | self._answers()
 
     def knows(self) -> frozenset[str]:
         """Name the pretrained knowledge inside."""

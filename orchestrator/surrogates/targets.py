@@ -91,11 +91,11 @@ class Target:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Target:
         """Build from `to_json` content; fits of before there were transforms have none."""
-        plain = {name: float(content[name]) for name in ("shift", "scale", "low", "high")}
+        shift, scale, low, high = (float(content[name]) for name in ("shift", "scale", "low", "high"))
         if "transform" not in content:
-            return cls(**plain)
-        low, high = content["ends"]
-        return cls(**plain, transform=Transform(**content["transform"]), ends=(float(low), float(high)))
+            return cls(shift, scale, low, high)
+        least, most = content["ends"]
+        return cls(shift, scale, low, high, Transform(**content["transform"]), (float(least), float(most)))
 
 
 @dataclass(frozen=True, eq=False)

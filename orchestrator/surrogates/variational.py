@@ -167,4 +167,5 @@ def _tensor(array: Array) -> torch.Tensor:
 
 
 def _solve(factor: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.solve_triangular(factor, right, upper=False)
+    solved: torch.Tensor = torch.linalg.solve_triangular(factor, right, upper=False)
+    return solved
