@@ -46,7 +46,15 @@ SOURCES = {
         sha256="326f401219901270374b71e2faff63df3a29a99fd26f469993b9f476b693daf2",
         licence="MIT",
     ),
+    "phonons": Source(
+        name="phonons/matbench_phonons.json.gz",
+        repository="CompRhys/aviary",
+        path="tests/data/matbench_phonons.json.gz",
+        sha256="4db551f21ec5f577e6202725f10e34dfc509aa7df3a6bdaac497da7f6dbbb9b3",
+        licence="MIT",
+    ),
 }
+SOURCES["perovskites"] = SOURCES["discovery"]
 """Benchmark → the file it is measured on."""
 
 
