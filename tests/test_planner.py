@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from orchestrator.config.schema import CampaignConfig, Use
 from orchestrator.domain import Dataset, Outcome, Row
+from orchestrator.errors import NotEnoughData
 from orchestrator.planner import Parts, Planner
 from tests.fakes import BestMean, InOrder, ListSpace, Nearest, point
 
@@ -84,6 +88,27 @@ def test_a_full_training_is_due_at_first_and_then_after_as_many_labels_as_the_fi
     assert planner.refit_due(_measured(1.0), None)
     assert not planner.refit_due(_measured(1.0, 2.0, 3.0, 4.0), 1)
     assert planner.refit_due(_measured(1.0, 2.0, 3.0, 4.0, 5.0), 1)
+
+
+def test_a_training_from_scratch_is_due_when_labels_grew_by_the_files_factor() -> None:
+    """By half where the file says nothing; at once where there was none from scratch."""
+    planner = _planner()
+    assert not planner.cold_due(11, 8)
+    assert planner.cold_due(12, 8)
+    assert planner.cold_due(1, 0)
+    assert not _planner(refit={"every": 4, "cold_growth": 3}).cold_due(23, 8)
+
+
+def test_a_training_that_fails_leaves_nothing_half_held(tmp_path: Path) -> None:
+    """After a training that raised, the stored fit is read again instead of asking what the failure left behind."""
+    planner = _planner()
+    fitted, _, _ = planner.train(1, _measured(3.0, 11.0), None)
+    fitted.save(tmp_path)
+    assert planner.restore(tmp_path) is planner.restore(tmp_path)
+    with pytest.raises(NotEnoughData):
+        planner.train(2, Dataset(), tmp_path)
+    told = planner.restore(tmp_path).predict([point(11.0)])
+    assert told.mean[0, 0] == -1.0
 
 
 def test_a_failed_trial_is_no_label() -> None:
