@@ -21,7 +21,7 @@ class Source:
     Args:
         name: path below the data folder.
         repository: public repository that holds it.
-        path: path inside that repository.
+        path: path inside that repository; empty where it was packed from several files and can only be copied.
         sha256: of the content.
         licence: of the repository.
     """
@@ -53,6 +53,13 @@ SOURCES = {
         sha256="4db551f21ec5f577e6202725f10e34dfc509aa7df3a6bdaac497da7f6dbbb9b3",
         licence="MIT",
     ),
+    "jarvis": Source(
+        name="jarvis/dft3d_2500.tar.gz",
+        repository="LeMaterial/lemat-genbench",
+        path="",  # packed from the repository's folder of JARVIS-DFT crystals: no single file there
+        sha256="6425f9dcfcc59cfb3ee644b3387461b59c19238a3fa509d27f8fa1c34d07548a",
+        licence="Apache-2.0",
+    ),
 }
 SOURCES["perovskites"] = SOURCES["discovery"]
 """Benchmark → the file it is measured on."""
@@ -77,6 +84,9 @@ def provide(source: Source, beside: Path, to: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         if (beside / source.name).exists():
             shutil.copyfile(beside / source.name, target)
+        elif not source.path:
+            message = f"{source.name} cannot be fetched as one file; put it below {beside} ({source.repository})"
+            raise SystemExit(message)
         else:
             sys.stdout.write(f"fetching {source.url}\n")
             urllib.request.urlretrieve(source.url, target)  # noqa: S310  a fixed https address
@@ -95,6 +105,9 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("matloop-data/public"))
     arguments = parser.parse_args()
     for source in SOURCES.values():
+        if not source.path and not (arguments.beside / source.name).exists():
+            sys.stdout.write(f"{source.name} is left out: {source.repository} has it in many files\n")
+            continue
         sys.stdout.write(f"{provide(source, arguments.beside, arguments.to)}  ok\n")
 
 
