@@ -140,9 +140,9 @@ def main() -> None:
         "phonons",
         rows_of(lines, path),
         work=(
-            "MatBench v0.1 phonons (last peak of the phonon density of states, 1,265 crystals), official five"
-            " folds, each predicted once. Mean over the folds; 95 % bootstrap interval over the crystals. CHGNet's phonons (some"
-            " 2 s a crystal and core) are computed once and kept."
+            "MatBench v0.1 phonons (last peak of the phonon density of states, 1,265 crystals), official five folds,"
+            " each predicted once. Mean over the folds; 95 % bootstrap interval over the crystals. CHGNet's phonons"
+            " (some 2 s a crystal and core) are computed once and kept."
         ),
         command="make bench-phonons",
         protocol=mark,
