@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pymatgen.core import Element
+from safetensors.numpy import load_file
 
 from orchestrator import plugins
 from orchestrator.domain import Candidate, Crystal, Dataset, Objective, Outcome, Problem, Row
 from orchestrator.errors import IncompatibleError, MatloopError, PluginError
 from orchestrator.networks.trunk import NETWORKS
 from orchestrator.protocols import GivesIntervals, KnowsItsDomain, PredictsSuccess, Surrogate
-from orchestrator.surrogates import pairs
+from orchestrator.surrogates import pairs, variational
 from orchestrator.surrogates.gnn_laplace import GraphLaplaceOptions
 
 PROBLEM = Problem((Objective("y", "eV", "minimize"),))
@@ -110,6 +111,30 @@ def test_a_shipped_pair_keeps_the_contract_and_is_calibrated(pair: pairs.Pair, t
         np.testing.assert_allclose(other.predict(few).mean, before.mean, **close)
         np.testing.assert_allclose(other.predict(few).sd, before.sd, **close)
         np.testing.assert_allclose(other.draw(few, 2, seed=5), draws[:2], **close)
+
+
+@pytest.mark.parametrize("head", ["gp", "ensemble"])
+def test_pairs_go_on_with_many_labels(head: pairs.HeadName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above `exact_up_to` the processes are variational; predictions, a save and an update work as before."""
+    monkeypatch.setattr(variational, "INDUCING", 12)
+    pair = pairs.pair("cgcnn", head)
+    surrogate = build(pair)
+    small = surrogate.options.model_copy(update={"exact_up_to": 20})  # type: ignore[attr-defined]
+    surrogate.options = small  # type: ignore[attr-defined]
+    surrogate.fit(dataset(60), PROBLEM, seed=3)
+    asked, found = CANDIDATES[60:], LABELS[60:]
+    prediction = surrogate.predict(asked)
+    assert 0.75 <= np.mean(np.abs(prediction.mean[:, 0] - found) < 1.645 * prediction.sd[:, 0]) <= 1.0
+    surrogate.save(tmp_path)
+    assert any("inducing" in name for name in load_file(tmp_path / "state.safetensors"))
+    again = build(pair)
+    again.load(tmp_path, PROBLEM)
+    np.testing.assert_allclose(again.predict(asked).sd, prediction.sd, rtol=1e-4)
+    np.testing.assert_allclose(again.draw(asked[:5], 3, seed=1), surrogate.draw(asked[:5], 3, seed=1), rtol=1e-4)
+    surrogate.update(dataset(70))
+    assert not np.allclose(surrogate.predict(asked).mean, prediction.mean)
+    surrogate.update(dataset(60))
+    np.testing.assert_allclose(surrogate.predict(asked).mean, prediction.mean, rtol=1e-4, atol=1e-5)
 
 
 def test_the_table_is_whole() -> None:

@@ -143,7 +143,7 @@ class GaussianSurrogate(Explaining, ABC):
         alone = crossfit.View(points, np.ones(len(points), dtype=bool))  # features that no label has taken part in
         return head, crossfit.held_out_residuals(design.terms, head.hyper, [alone], self._process, folds=5)
 
-    def _process(self, terms: tuple[Term, ...], hyper: Hyperparameters, points: Points) -> Head:
+    def _process(self, terms: tuple[Term, ...], hyper: Hyperparameters, points: Points) -> GaussianHead:
         """Build the Gaussian process on given hyperparameters: exact, or variational for many labels."""
         many = len(points) > self.options.exact_up_to
         return VariationalHead.place(terms, hyper, points) if many else GaussianHead(terms, hyper, points)

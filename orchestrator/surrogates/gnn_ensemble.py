@@ -17,10 +17,12 @@ from orchestrator.domain import Array, Candidate
 from orchestrator.surrogates import crossfit
 from orchestrator.surrogates.gaussian import Design
 from orchestrator.surrogates.graph_surrogate import GraphOptions, GraphSurrogate
+from orchestrator.surrogates.heads import GaussianHead
 from orchestrator.surrogates.hyper import Hyperparameters, Points
 from orchestrator.surrogates.kernels import Term
-from orchestrator.surrogates.mixture import MixtureHead
+from orchestrator.surrogates.mixture import MixtureHead, seen
 from orchestrator.surrogates.targets import Standardised
+from orchestrator.surrogates.variational import VariationalHead
 
 
 class GraphEnsembleOptions(GraphOptions):
@@ -55,18 +57,24 @@ class GraphEnsemble(GraphSurrogate):
         self, design: Design, points: Points, start: Hyperparameters | None, rows: npt.NDArray[np.bool_]
     ) -> tuple[MixtureHead, tuple[Array, Array]]:
         columns = [self._trunks.columns(k) for k in range(len(self._trunks))]
-        views = [
-            crossfit.View(Points(points.x[:, own], points.y, points.known), ~part[rows])
-            for own, part in zip(columns, self._parts, strict=True)
-        ]
+        views = [crossfit.View(seen(points, own), ~part[rows]) for own, part in zip(columns, self._parts, strict=True)]
         hyper = crossfit.learn(design.terms, views, start)
-        head = MixtureHead(design.terms, hyper, points, columns)
-        return head, crossfit.held_out_residuals(design.terms, hyper, views)
+        members = [self._process(design.terms, hyper, view.data) for view in views]
+        return MixtureHead(members, points, columns), crossfit.held_out_residuals(
+            design.terms, hyper, views, self._process
+        )
 
     def _head_from(self, terms: tuple[Term, ...], arrays: Mapping[str, Array], sd_scale: float) -> MixtureHead:
         data = Points(arrays["x"], arrays["y"], arrays["known"])
         columns = [self._trunks.columns(k) for k in range(len(self._trunks))]
-        return MixtureHead(terms, Hyperparameters.unpack(arrays["hyper"], terms), data, columns, sd_scale=sd_scale)
+        members = []
+        for k, own in enumerate(columns):
+            parts = {**arrays, "x": data.x[:, own]}
+            if f"inducing.{k}" in arrays:
+                parts["inducing"] = arrays[f"inducing.{k}"]
+            kind = VariationalHead if "inducing" in parts else GaussianHead
+            members.append(kind.from_arrays(terms, parts, sd_scale))
+        return MixtureHead(members, data, columns)
 
 
 LEFT_OUT = 0.37

@@ -12,34 +12,21 @@ import numpy as np
 
 from orchestrator.domain import Array
 from orchestrator.surrogates.heads import GaussianHead
-from orchestrator.surrogates.hyper import Hyperparameters, Points
-from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.hyper import Points
 
 
 class MixtureHead:
     """Members that share hyperparameters and labels; see `GaussianHead` for the methods.
 
     Args:
-        terms: covariance of a member over its own columns.
-        hyper: shared hyperparameters.
+        members: processes, each on its own columns.
         data: all columns and labels.
         columns: those of each member.
-        sd_scale: calibration: factor of all standard deviations, disagreement included.
     """
 
-    def __init__(
-        self,
-        terms: tuple[Term, ...],
-        hyper: Hyperparameters,
-        data: Points,
-        columns: Sequence[Sequence[int]],
-        *,
-        sd_scale: float = 1.0,
-    ) -> None:
-        self.terms, self.hyper, self.data, self.columns, self.sd_scale = terms, hyper, data, columns, sd_scale
-        self.members = tuple(
-            GaussianHead(terms, hyper, Points(data.x[:, list(own)], data.y, data.known), sd_scale) for own in columns
-        )
+    def __init__(self, members: Sequence[GaussianHead], data: Points, columns: Sequence[Sequence[int]]) -> None:
+        self.members, self.data, self.columns = tuple(members), data, columns
+        self.terms, self.hyper, self.sd_scale = members[0].terms, members[0].hyper, members[0].sd_scale
 
     @property
     def jitter(self) -> float:
@@ -53,11 +40,20 @@ class MixtureHead:
 
     def conditioned(self, data: Points) -> MixtureHead:
         """Return the same mixture on other data."""
-        return MixtureHead(self.terms, self.hyper, data, self.columns, sd_scale=self.sd_scale)
+        pairs = zip(self.members, self.columns, strict=True)
+        return MixtureHead([member.conditioned(seen(data, own)) for member, own in pairs], data, self.columns)
 
     def scaled(self, sd_scale: float) -> MixtureHead:
-        """Return the same mixture with its standard deviations multiplied by `sd_scale`."""
-        return MixtureHead(self.terms, self.hyper, self.data, self.columns, sd_scale=sd_scale)
+        """Return the same mixture with its standard deviations multiplied by `sd_scale`, disagreement included."""
+        return MixtureHead([member.scaled(sd_scale) for member in self.members], self.data, self.columns)
+
+    def leave_one_out(self) -> tuple[Array, Array]:
+        """Return the mean of the members' residuals, and the standard deviations of their mixture."""
+        answers = [member.leave_one_out() for member in self.members]
+        residuals = np.array([residual for residual, _ in answers])
+        variances = np.array([sd**2 for _, sd in answers])
+        sd: Array = np.sqrt(variances.mean(0) + self.sd_scale**2 * residuals.var(0))
+        return residuals.mean(0), sd
 
     def predict(self, x: Array) -> tuple[Array, Array]:
         """Return the mean and the epistemic variance at k points, in standardised units."""
@@ -80,4 +76,15 @@ class MixtureHead:
 
     def arrays(self) -> dict[str, Array]:
         """Return the state as arrays."""
-        return {"hyper": self.hyper.pack(), "x": self.data.x, "y": self.data.y, "known": self.data.known}
+        own = {
+            f"{name}.{k}": array
+            for k, member in enumerate(self.members)
+            for name, array in member.arrays().items()
+            if name == "inducing"
+        }
+        return {"hyper": self.hyper.pack(), "x": self.data.x, "y": self.data.y, "known": self.data.known, **own}
+
+
+def seen(data: Points, columns: Sequence[int]) -> Points:
+    """Return labels as one member sees them."""
+    return Points(data.x[:, list(columns)], data.y, data.known)
