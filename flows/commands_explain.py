@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.campaign import Campaign
-    from orchestrator.domain import Candidate, Dataset, Problem
+    from orchestrator.domain import Candidate, Dataset, Explanation, Problem
     from orchestrator.report.explanations import Effects, Explained, Why
 
 SWAPS, NEIGHBOURS = 5, 5
@@ -32,6 +32,7 @@ BAR = 24
 @click.option("--candidate", "-c", metavar="LABEL", help="Label or id of a candidate: measured, or of the space.")
 @click.option("--best", "-b", type=click.IntRange(min=1), help="The best so many; default: 3.")
 @click.option("--property", "name", metavar="P", help="What is explained; default: the first objective.")
+@click.option("--network", is_flag=True, help="What the networks inside say alone, by integrated gradients.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write everything as JSON.")
 @click.option("--out", "-o", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page, HTML.")
 @store_option
@@ -42,6 +43,7 @@ def explain(
     candidate: str | None,
     best: int | None,
     name: str | None,
+    network: bool,
     out: Path | None,
     page: Path | None,
     store: str | None,
@@ -72,7 +74,8 @@ def explain(
             raise StoreError(message)
         candidates = _chosen(found, trial=trial, label=candidate, best=best)
         surrogate = restored(records, found.name, dataset)
-        explained = _joined(candidates, ask(surrogate, [c for _, c in candidates], name), dataset, problem, name)
+        reasons = ask(surrogate, [c for _, c in candidates], name, network=network)
+        explained = _joined(candidates, reasons, dataset, problem, name)
         measured = list(dataset.labels(problem.properties).candidates)
         effects = element_effects(surrogate, measured, problem, name)
     known = {one.label: value for one, value in _measured(dataset, problem, name)}
@@ -130,19 +133,17 @@ def _measured(dataset: Dataset, problem: Problem, name: str) -> list[tuple[Candi
 
 def _joined(
     candidates: Sequence[tuple[int | None, Candidate]],
-    explanations: Sequence[object],
+    explanations: Sequence[Explanation],
     dataset: Dataset,
     problem: Problem,
     name: str,
 ) -> tuple[Explained, ...]:
-    from orchestrator.domain import Explanation  # noqa: PLC0415  not needed by --help
-    from orchestrator.report.explanations import Explained  # noqa: PLC0415  the same
+    from orchestrator.report.explanations import Explained  # noqa: PLC0415  not needed by --help
 
     values = {candidate.id: value for candidate, value in _measured(dataset, problem, name)}
     return tuple(
         Explained(candidate, explanation, trial, values.get(candidate.id))
         for (trial, candidate), explanation in zip(candidates, explanations, strict=True)
-        if isinstance(explanation, Explanation)
     )
 
 

@@ -95,3 +95,4 @@ def test_wrong_questions_are_answered_with_what_to_do(matloop: Matloop) -> None:
     assert "T401" in matloop("explain", "small", "--candidate", "T401", code=1).stderr
     assert "strength" in matloop("explain", "small", "--property", "colour", code=1).stderr
     assert "no fit" in matloop("explain", "blind", code=1).stderr
+    assert "no network" in matloop("explain", "small", "--network", code=1).stderr

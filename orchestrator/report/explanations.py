@@ -19,7 +19,7 @@ from orchestrator.config.read import load_lab
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Candidate, Dataset, Explanation, Problem
 from orchestrator.errors import StoreError
-from orchestrator.protocols import Explains, Surrogate
+from orchestrator.protocols import Explains, ExplainsItsNetwork, Surrogate
 from orchestrator.record.views import CampaignInfo, DecisionInfo, FitInfo
 
 BEST = 3
@@ -151,12 +151,31 @@ def restored(store: HoldsFits, name: str, dataset: Dataset) -> Surrogate:
     return surrogate
 
 
-def explain(surrogate: Surrogate, candidates: Sequence[Candidate], name: str) -> tuple[Explanation, ...]:
+def explain(
+    surrogate: Surrogate, candidates: Sequence[Candidate], name: str, *, network: bool = False
+) -> tuple[Explanation, ...]:
     """Explain the predictions of one property.
 
+    Args:
+        surrogate: to be asked.
+        candidates: n candidates.
+        name: of the property.
+        network: ask the networks inside alone.
+
+    Returns:
+        n explanations.
+
     Raises:
-        StoreError: the surrogate cannot explain itself.
+        StoreError: the surrogate cannot explain itself, or has no network.
     """
+    if network:
+        if isinstance(surrogate, ExplainsItsNetwork):
+            return surrogate.explain_network(candidates, name)
+        message = (
+            f"the surrogate {type(surrogate).__name__} has no network that could be explained apart; leave --network"
+            " out to explain the whole surrogate"
+        )
+        raise StoreError(message)
     if not isinstance(surrogate, Explains):
         message = (
             f"the surrogate {type(surrogate).__name__} does not explain its predictions: it lacks the method 'explain'"
