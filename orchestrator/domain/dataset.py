@@ -117,13 +117,19 @@ class Dataset:
         """Numbers of the trials, each once, ascending."""
         return tuple(dict.fromkeys(row.trial for row in self.rows))
 
-    def labels(self, properties: Sequence[str]) -> Labels:
-        """Gather the measured values of some properties, one line a trial that has at least one of them.
+    @property
+    def fidelities(self) -> tuple[str, ...]:
+        """Names of the fidelities at which something was measured, sorted."""
+        return tuple(sorted({row.fidelity for row in self.rows if row.outcome is Outcome.MEASURED}))
+
+    def labels(self, properties: Sequence[str], fidelity: str = TARGET) -> Labels:
+        """Gather the measured values of some properties at one fidelity, one line a trial that has at least one.
 
         A value that is no finite number (the store takes none) counts as absent: it never trains anything.
 
         Args:
             properties: m names.
+            fidelity: values of another one are another quantity, and never taken for these.
 
         Returns:
             Candidates with their applied set-points (n), values and standard errors (n × m, NaN where absent).
@@ -131,9 +137,9 @@ class Dataset:
         column = {name: j for j, name in enumerate(properties)}
         found: dict[int, list[Row]] = {}
         for row in self.rows:
-            if row.outcome is not Outcome.MEASURED or row.property not in column or row.value is None:
+            if row.outcome is not Outcome.MEASURED or row.property not in column or row.fidelity != fidelity:
                 continue
-            if math.isfinite(row.value):
+            if row.value is not None and math.isfinite(row.value):
                 found.setdefault(row.trial, []).append(row)
         values = np.full((len(found), len(column)), np.nan)
         errors = np.full((len(found), len(column)), np.nan)

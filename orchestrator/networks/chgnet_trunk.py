@@ -51,6 +51,8 @@ Bonds = tuple[Integers, Integers, Integers]
 _bonds: WeakKeyDictionary[Graph, Bonds] = WeakKeyDictionary()
 _frozen: dict[tuple[str, torch.dtype], WeakKeyDictionary[Graph, torch.Tensor]] = {}
 """Readouts by graph, one table for each set of weights: frozen trunks of a fit share one."""
+MOST_TABLES = 4
+"""Tables kept: one in single and one in double precision, of two sets of weights."""
 
 
 class ChgnetTrunk(Trunk):
@@ -65,6 +67,8 @@ class ChgnetTrunk(Trunk):
         SurrogateError: another cutoff or number of blocks than CHGNet's.
     """
 
+    body_rate = BODY_RATE
+
     def __init__(self, outputs: int, cutoff: float = CUTOFF, blocks: int = BLOCKS) -> None:
         super().__init__(outputs, READOUT)
         if cutoff != CUTOFF or blocks != BLOCKS:
@@ -78,21 +82,15 @@ class ChgnetTrunk(Trunk):
         with contextlib.redirect_stdout(io.StringIO()):  # CHGNet prints its size
             self.body = CHGNet.load(use_device="cpu", verbose=False)
         self.head = nn.Sequential(nn.LayerNorm(READOUT), nn.Linear(READOUT, 64), nn.SiLU(), nn.Linear(64, outputs))
-        self.depth: Depth = "frozen"
-        self.learn(self.depth)
+        self.learn("frozen")
 
     def learn(self, depth: Depth) -> None:
         """Choose how much is trained: the head alone, the last convolution besides, or everything."""
-        self.depth = depth
         self.body.requires_grad_(depth == "full")
         self.body.composition_model.requires_grad_(requires_grad=False)  # energies of free elements: not used here
         if depth == "last":
             for part in self._last():
                 part.requires_grad_(requires_grad=True)
-
-    def rate_of(self, name: str) -> float:
-        """Return the learning rate of a parameter in units of the highest: small for pretrained ones."""
-        return BODY_RATE if name.startswith("body.") else 1.0
 
     def is_kept(self, name: str) -> bool:
         """Say that a warm start takes all pretrained weights over as they are."""
@@ -131,7 +129,8 @@ class ChgnetTrunk(Trunk):
 
     def readout(self, batch: Data, atoms: torch.Tensor | None = None) -> torch.Tensor:
         """Return mean and spread of the atoms after each layer, k × 512."""
-        if self.depth == "frozen" and atoms is None and not batch.pos.requires_grad:
+        frozen = not any(weight.requires_grad for weight in self.body.parameters())
+        if frozen and atoms is None and not batch.pos.requires_grad:
             return self._remembered(batch)
         return self._pooled(batch, self.atom_inputs(batch) if atoms is None else atoms)
 
@@ -182,6 +181,8 @@ class ChgnetTrunk(Trunk):
     def _remembered(self, batch: Data) -> torch.Tensor:
         """Return readouts that no training changes, each graph through the network once."""
         table = _frozen.setdefault((self._weights(), batch.pos.dtype), WeakKeyDictionary())
+        while len(_frozen) > MOST_TABLES:
+            del _frozen[next(iter(_frozen))]
         missing = [graph for graph in batch.graphs if graph not in table]
         if missing:
             with torch.no_grad():

@@ -244,6 +244,7 @@ def _write_job(folder: Path, task: _Task, trunk: Trunk, items: Sequence[Item], y
         "checkpoint": None if task.checkpoint is None else str(task.checkpoint.absolute()),
         "threads": torch.get_num_threads(),
         "frozen": [name for name, value in trunk.named_parameters() if not value.requires_grad],
+        "body_rate": trunk.body_rate,
         "formulas": any(isinstance(item, Formula) for item in items),
     }
     (folder / JOB).write_text(json.dumps(content), encoding="utf-8")
@@ -310,6 +311,7 @@ def main(folder: Path) -> int:
         trunk.load_state_dict(load_file(folder / START))
         for name, value in trunk.named_parameters():
             value.requires_grad_(name not in job["frozen"])
+        trunk.body_rate = job["body_rate"]
         task = _Task(
             recipe,
             Schedule(**job["schedule"]),

@@ -63,6 +63,8 @@ class Trunk(nn.Module, ABC):
     """
 
     reads: Reads = "structure"
+    body_rate: float = 1.0
+    """Learning rate of all but the head, in units of the highest: less where the weights come from elsewhere."""
 
     def __init__(self, outputs: int, width: int) -> None:
         super().__init__()
@@ -83,6 +85,13 @@ class Trunk(nn.Module, ABC):
             What the other methods take. For graphs: PyG data with `pos`, which may be made to require a gradient.
         """
         return join([item for item in items if isinstance(item, Graph)], device, dtype)
+
+    def compress(self, items: Sequence[Item], device: torch.device, dtype: torch.dtype) -> Batch:
+        """Put items into one batch for answers alone: no gradients by positions, no contributions of single atoms.
+
+        A network that reads nothing but distances puts atoms that look alike into one; see `quotient`.
+        """
+        return self.collate(items, device, dtype)
 
     def segments(self, batch: Batch) -> torch.Tensor:
         """Return which item each row of `atom_inputs` belongs to, N."""
@@ -127,9 +136,8 @@ class Trunk(nn.Module, ABC):
             raise SurrogateError(message)
 
     def rate_of(self, name: str) -> float:
-        """Return the learning rate of a parameter in units of the highest: 1, or less where it is pretrained."""
-        del name
-        return 1.0
+        """Return the learning rate of a parameter in units of the highest."""
+        return 1.0 if name.startswith("head.") else self.body_rate
 
     def is_kept(self, name: str) -> bool:
         """Say whether a warm start takes a weight over as it is: tables of elements, and what is pretrained."""
@@ -262,7 +270,7 @@ def represent(trunk: Trunk, items: Sequence[Item], device: torch.device) -> Arra
     rows = np.zeros((len(items), trunk.width + trunk.outputs))
     with torch.no_grad():
         for start, stop in _chunks(items, EDGES_AT_ONCE[device.type]):
-            readout = trunk.readout(trunk.collate(items[start:stop], device, torch.float64))
+            readout = trunk.readout(trunk.compress(items[start:stop], device, torch.float64))
             both = torch.cat([readout, trunk.head(readout)], dim=1)
             rows[start:stop] = both.cpu().numpy().astype(np.float32)
     trunk.to("cpu", torch.float32)

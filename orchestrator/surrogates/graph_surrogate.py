@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from orchestrator.domain import Array, Candidate, Explanation, JsonObject
-from orchestrator.protocols import Support
+from orchestrator.domain import Array, Candidate, Dataset, Explanation, FitReport, JsonObject, Problem
+from orchestrator.protocols import InputPath, Support
 from orchestrator.surrogates import crossfit, pairs
 from orchestrator.surrogates.gaussian import Design, GaussianOptions, GaussianSurrogate
 from orchestrator.surrogates.heads import Head
 from orchestrator.surrogates.hyper import Hyperparameters, Points
 from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Standardised
+from orchestrator.surrogates.transfer import Source, compared, log_density, read_source
 from orchestrator.surrogates.trunks import MANY, TrunkOptions, Trunks
 
 
 class GraphOptions(TrunkOptions, GaussianOptions):
     """Options of every graph surrogate."""
+
+    start: InputPath | None = Field(
+        default=None,
+        description="folder of another graph surrogate's fit whose networks are started from, where that proves itself",
+    )
 
 
 class GraphSurrogate(GaussianSurrogate):
@@ -44,6 +51,37 @@ class GraphSurrogate(GaussianSurrogate):
         pairs.check(options.network, self.head)
         self.options = options
         self._trunks = Trunks(options)
+        self._source: Source | None = None
+        if options.start is not None and options.start.is_dir():  # elsewhere a stored fit is loaded without its source
+            self.start_from(options.start)
+
+    def start_from(self, folder: Path) -> None:
+        """Take the networks' weights from another fit; see `Transfers`."""
+        self._source = read_source(folder, self._trunks.architecture)
+
+    def fit(self, dataset: Dataset, problem: Problem, seed: int) -> FitReport:
+        """Train on a dataset; see `Surrogate.fit`.
+
+        With a source this trains twice, from it and from nothing, and keeps what the held-out labels are likelier
+        under; a warm start goes on from what was kept then.
+
+        Raises:
+            SurrogateError: the option 'start' names no folder.
+        """
+        if self._source is None and self.options.start is not None:
+            self.start_from(self.options.start)
+        if self._source is None or self._loaded:
+            self._trunks.carried = ()
+            return super().fit(dataset, problem, seed)
+        plain = type(self)(self.options.model_copy(update={"start": None}))
+        without = plain.fit(dataset, problem, seed)
+        self._trunks.carried = self._source.trunks
+        report = super().fit(dataset, problem, seed)
+        better = log_density(self.held_out()) >= log_density(plain.held_out())
+        if not better:
+            source = self._source
+            self.__dict__.update(plain.__dict__ | {"options": self.options, "_source": source})
+        return compared(self._source, report, without, better=better)
 
     def explain_network(self, candidates: Sequence[Candidate], name: str) -> tuple[Explanation, ...]:
         """Explain what the networks say by themselves; see `ExplainsItsNetwork`.
@@ -63,7 +101,8 @@ class GraphSurrogate(GaussianSurrogate):
 
     def knows(self) -> frozenset[str]:
         """Name the pretrained knowledge inside the network."""
-        return self._trunks.knows
+        source = frozenset() if self._source is None else frozenset({self._source.knowledge})
+        return self._trunks.knows | source
 
     def forget(self) -> None:
         """Drop what was computed of candidates; see `Forgets`."""

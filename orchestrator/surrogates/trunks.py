@@ -25,6 +25,7 @@ from orchestrator.networks.trunk import Depth, Item, Kind, Trunk, kind_of, repre
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates.encoding import Scaling
 from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.transfer import Weights, carry
 
 FLOOR = 1e-3
 """Smallest scale of a readout column: a column that the network leaves constant says nothing."""
@@ -91,6 +92,8 @@ class Trunks:
         self.options = options
         self.device, self.device_text = devices.choose(options.device)
         self.trunks: list[Trunk] = []
+        self.carried: tuple[Weights, ...] = ()
+        """Weights of another fit, from which a training that is not warm starts; see `transfer`."""
         self._graphs = GraphCache(self.cutoff)
         self._rows: dict[str, Array] = {}
 
@@ -169,6 +172,8 @@ class Trunks:
             trunk = self._new(y.shape[1], seed + k)
             if warm:
                 trunk = shrink_and_perturb(self.trunks[k].state_dict(), trunk)
+            elif self.carried:
+                trunk = carry(self.carried[k % len(self.carried)], trunk)
             mine = np.flatnonzero(part)
             if len(mine) >= FEWEST_TO_TRAIN:
                 own = [items[i] for i in mine]
@@ -187,7 +192,8 @@ class Trunks:
         self.trunks, self._rows = trunks, {}
         seen = Counter(symbol for candidate in candidates for symbol in composition.fractions(candidate))
         rare = ", ".join(sorted(symbol for symbol, count in seen.items() if count == 1))
-        start = ", from the weights of the fit before" if warm else ""
+        other = ", from the weights of another fit" if self.carried else ""
+        start = ", from the weights of the fit before" if warm else other
         once = f" (once only: {rare})" if rare else ""
         said = "".join(f"; {note}" for note in notes)
         return (
@@ -262,6 +268,11 @@ class Trunks:
             own = {name[len(start) :]: value for name, value in arrays.items() if name.startswith(start)}
             trunk.load_state_dict({name: torch.from_numpy(value) for name, value in own.items()})
             self.trunks.append(trunk.eval())
+
+    @property
+    def architecture(self) -> dict[str, object]:
+        """What must be equal for weights to carry over: network, cutoff and blocks."""
+        return {name: self._layout()[name] for name in ("network", "cutoff", "blocks")}
 
     def _layout(self) -> JsonObject:
         return {
