@@ -18,6 +18,7 @@ from orchestrator.domain import Problem
 from orchestrator.record.states import CampaignState
 from orchestrator.report import plots, sections, why
 from orchestrator.report.calibration import judge, judged_section
+from orchestrator.report.explanations import Why
 from orchestrator.report.facts import Facts, ReadsStore, gather
 from orchestrator.report.words import asked, unit_of
 
@@ -148,7 +149,7 @@ def _why(store: ReadsStore, facts: Facts) -> dict[str, Any]:
     return _marked(why.section(why.find_reasons(store, facts, dataset), facts.problem))
 
 
-def reasons_page(title: str, reasons: why.Why, problem: Problem) -> str:
+def reasons_page(title: str, reasons: Why, problem: Problem) -> str:
     """Make a page of its own from reasons; it needs nothing else, as the report.
 
     Args:

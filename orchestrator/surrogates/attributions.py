@@ -72,7 +72,8 @@ def integrated_gradients(trunk: Trunk, item: Item, typical: Sequence[Item], outp
 
         def along(atoms: torch.Tensor) -> torch.Tensor:  # steps × N × e → steps
             batch = many if len(atoms) == STEPS else one
-            return trunk(batch, atoms.reshape(-1, atoms.shape[-1]))[:, output]
+            answers: torch.Tensor = trunk(batch, atoms.reshape(-1, atoms.shape[-1]))
+            return answers[:, output]
 
         method = IntegratedGradients(along)
         found = method.attribute(own[None], start[None], n_steps=STEPS, method="gausslegendre")
