@@ -178,7 +178,7 @@ def _is_reduced(lattice: Array) -> bool:
     across = (metric[2][1] - along * metric[1][0]) / second
     third = metric[2][2] - along * metric[2][0] - across**2 * second
     square = abs(ratio) <= HALF and abs(along) <= HALF and abs(across) <= HALF
-    return square and second >= (LOVASZ - ratio**2) * first and third >= (LOVASZ - across**2) * second
+    return bool(square and second >= (LOVASZ - ratio**2) * first and third >= (LOVASZ - across**2) * second)
 
 
 def _closest(lattice: Array, coords: Array) -> tuple[float, tuple[int, int]]:
