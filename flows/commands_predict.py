@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.fits import Recipe
+    from orchestrator.materials.streams import Columns
     from orchestrator.screening.parts import Report
     from orchestrator.screening.screen import Pool
 
@@ -130,7 +131,7 @@ def _recipe(
         return recipe, pool_of_space(found.config, found.base, found.lab.allowed_modules) if campaign else None
 
 
-def _pool(path: Path | None, space: Pool | None, columns: object, lab: Path | None) -> Pool:
+def _pool(path: Path | None, space: Pool | None, columns: Columns, lab: Path | None) -> Pool:
     from orchestrator.config.read import load_campaign  # noqa: PLC0415  not needed by --help
     from orchestrator.screening.spaces import pool_of_file, pool_of_space  # noqa: PLC0415  the same
 

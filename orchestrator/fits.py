@@ -462,7 +462,8 @@ def _licence(knowledge: str) -> str:
         about = metadata(package)
     except PackageNotFoundError:
         return f"that of the package {package}, which is not installed here"
-    return f"{about.get('License-Expression') or about.get('License') or 'see its files'} (package {package})"
+    stated = next((about[key] for key in ("License-Expression", "License") if key in about), "see its files")
+    return f"{stated} (package {package})"
 
 
 def _versions(distribution: str) -> Iterator[tuple[str, str]]:
