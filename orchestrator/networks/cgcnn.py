@@ -11,13 +11,16 @@ and soft maximum, which unlike the maximum has a gradient where equivalent atoms
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch_geometric.data import Data
-from torch_geometric.nn import CGConv, global_mean_pool
+from torch_geometric.nn import CGConv, global_add_pool
 
-from orchestrator.networks.trunk import ELEMENT_WIDTH, ElementTable, Trunk
+from orchestrator.networks import quotient
+from orchestrator.networks.graphs import Graph
+from orchestrator.networks.trunk import ELEMENT_WIDTH, ElementTable, Item, Trunk
 
 CHANNELS = 64
 """Width of an atom's vector, as published."""
@@ -107,17 +110,23 @@ class CrystalGraphConvolution(Trunk):
         vectors: torch.Tensor = self.elements(batch.node_type)
         return vectors
 
+    def compress(self, items: Sequence[Item], device: torch.device, dtype: torch.dtype) -> Data:
+        """Put graphs into one batch, atoms that look alike as one; see `quotient`."""
+        return quotient.join([item for item in items if isinstance(item, Graph)], device, dtype)
+
     def readout(self, batch: Data, atoms: torch.Tensor | None = None) -> torch.Tensor:
         """Return mean and soft maximum of the atoms' vectors, k × 128."""
-        source, target = batch.edge_index
-        vector = batch.pos[target] + batch.pbc_offshift - batch.pos[source]  # E × 3
-        distance = torch.linalg.vector_norm(vector, dim=1)  # E
+        target = batch.edge_index[1]
+        distance = quotient.lengths_of(batch)  # E
+        many, edges = quotient.counts_of(batch, distance)
         fade = 0.5 * (torch.cos(distance.clamp(max=self.cutoff) * (math.pi / self.cutoff)) + 1.0)
-        total = torch.full_like(batch.pos[:, 0], ALONE).index_add(0, target, fade)  # N
+        fade = fade * edges / many.index_select(0, target)  # E: of all edges that one atom has of this kind
+        total = torch.full_like(many, ALONE).index_add(0, target, fade)  # N
         share, edge = fade / total.index_select(0, target), self.distances(distance)  # E, E × centres
         x = self.embed(self.atom_inputs(batch) if atoms is None else atoms)  # N × channels
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = norm(convolution(x, batch.edge_index, edge, share))
         owner, k = batch.batch, batch.num_graphs
-        peaks = torch.log(global_mean_pool(torch.exp(x), owner, k))  # of normalised numbers, which do not overflow
-        return torch.cat([global_mean_pool(x, owner, k), peaks], dim=1)  # k × 2 channels
+        both = torch.cat([x, torch.exp(x)], dim=1)  # of normalised numbers, which do not overflow
+        mean = global_add_pool(both * many[:, None], owner, k) / global_add_pool(many[:, None], owner, k)
+        return torch.cat([mean[:, :CHANNELS], torch.log(mean[:, CHANNELS:])], dim=1)  # k × 2 channels

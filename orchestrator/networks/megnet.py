@@ -7,12 +7,18 @@ of an element starts from its tabulated properties, and the head has m outputs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 from torch_geometric.data import Data
+from torch_geometric.utils import softmax
 
+from orchestrator.networks import quotient
 from orchestrator.networks.composition import scaled_element_table
-from orchestrator.networks.trunk import ELEMENT_WIDTH, ElementTable, Trunk
+from orchestrator.networks.graphs import Graph
+from orchestrator.networks.trunk import ELEMENT_WIDTH, ElementTable, Item, Trunk
 
 READOUT = 160
 """Width of the readout: two set-to-set vectors of 64 and a state of 32."""
@@ -46,17 +52,91 @@ class MegNet(Trunk):
         vectors: torch.Tensor = self.body.embedding.layer_node_embedding(batch.node_type)
         return vectors
 
+    def compress(self, items: Sequence[Item], device: torch.device, dtype: torch.dtype) -> Data:
+        """Put graphs into one batch, atoms that look alike as one; see `quotient`."""
+        return quotient.join([item for item in items if isinstance(item, Graph)], device, dtype)
+
     def readout(self, batch: Data, atoms: torch.Tensor | None = None) -> torch.Tensor:
         """Return the readout, k × 160: the published forward pass up to its last layers, from given atoms."""
-        body, owner, (source, target) = self.body, batch.batch, batch.edge_index
-        vector = batch.pos[target] + batch.pbc_offshift - batch.pos[source]  # E × 3
-        edge = body.edge_encoder(body.bond_expansion(torch.linalg.vector_norm(vector, dim=1)))  # E × 32
+        body, k = self.body, batch.num_graphs
+        length = quotient.lengths_of(batch)  # E
+        places = _Places(batch, length)
+        edge = body.edge_encoder(body.bond_expansion(length))  # E × 32
         atom = body.node_encoder(self.atom_inputs(batch) if atoms is None else atoms)  # N × 32
-        state = body.state_encoder(batch.pos.new_zeros(batch.num_graphs, 2))  # k × 32; crystals have no state here
-        edge_owner = owner[source]
+        state = body.state_encoder(length.new_zeros(k, 2))  # k × 32; crystals have no state here
         for block in body.blocks:
-            edge, atom, state = block(
-                batch.edge_index, edge, atom, state, owner, edge_owner, len(owner), batch.num_graphs
-            )
-        atoms_seen, edges_seen = body.node_s2s(atom, owner), body.edge_s2s(edge, edge_owner, batch.num_graphs)
-        return torch.cat([atoms_seen, edges_seen, state], dim=1)  # k × (64 + 64 + 32)
+            updates = zip(places.update(block, edge, atom, state), (edge, atom, state), strict=True)
+            edge, atom, state = (new + old if block.skip else new for new, old in updates)
+        seen = [
+            _set2set(body.node_s2s, atom, batch.batch, places.atoms, k),
+            _set2set(body.edge_s2s, edge, places.edge_owner, places.edges, k),
+        ]
+        return torch.cat([*seen, state], dim=1)  # k × (64 + 64 + 32)
+
+
+class _Places:
+    """Where the atoms and edges of a batch belong, and how many each stands for.
+
+    Args:
+        batch: k graphs or quotients.
+        like: gives device and precision.
+    """
+
+    def __init__(self, batch: Data, like: torch.Tensor) -> None:
+        self.owner = batch.batch
+        self.source, self.target = batch.edge_index
+        self.edge_owner = self.owner[self.source]
+        self.atoms, self.edges = quotient.counts_of(batch, like)
+        n, k = len(self.owner), batch.num_graphs
+        # Means are sums with these weights: over an atom's edges, a graph's edges, a graph's atoms.
+        self._by_atom = _share(self.edges, self.source, n)
+        self._by_edge = _share(self.edges, self.edge_owner, k)
+        self._by_graph = _share(self.atoms, self.owner, k)
+
+    def update(
+        self, block: Any, edge: torch.Tensor, atom: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return what a block makes of edges (E × 32), atoms (N × 32) and states (k × 32), in that order.
+
+        As matgl's `MEGNetBlock`, but a first layer on several vectors side by side is a sum of layers on each, so that
+        what depends on an atom or a graph is computed once for each of them instead of once an edge.
+        """
+        e, a, u = block.edge_func(edge), block.node_func(atom), block.state_func(state)
+        first, *rest = block.conv.edge_func.layers
+        own, other, beside, above = first.weight.split([a.shape[1], a.shape[1], e.shape[1], u.shape[1]], dim=1)
+        e = (
+            (a @ own.T).index_select(0, self.source)
+            + (a @ other.T).index_select(0, self.target)
+            + e @ beside.T
+            + torch.addmm(first.bias, u, above.T).index_select(0, self.edge_owner)
+        )  # E × 64
+        for layer in rest:
+            e = layer(e)
+        around = torch.zeros(len(a), e.shape[1], dtype=e.dtype, device=e.device)
+        around = around.index_add(0, self.source, e * self._by_atom)  # N × 32
+        a = block.conv.node_func(torch.cat([a, around, u.index_select(0, self.owner)], dim=1))
+        none = torch.zeros(len(u), e.shape[1], dtype=e.dtype, device=e.device)
+        edges = none.index_add(0, self.edge_owner, e * self._by_edge)
+        atoms = none.index_add(0, self.owner, a * self._by_graph)
+        return e, a, block.conv.state_func(torch.cat([u, edges, atoms], dim=1))
+
+
+def _share(count: torch.Tensor, place: torch.Tensor, n: int) -> torch.Tensor:
+    """Return counts as shares of all that belong to the same of n places, as a column."""
+    total = count.new_zeros(n).index_add(0, place, count)
+    return (count / total.index_select(0, place))[:, None]
+
+
+def _set2set(layer: Any, x: torch.Tensor, owner: torch.Tensor, count: torch.Tensor, k: int) -> torch.Tensor:
+    """Return the set-to-set vectors, k × 64, of rows (32 wide) that stand for several equal ones each.
+
+    Vinyals et al., doi:10.48550/arXiv.1511.06391: the softmax over equal rows is one row's with its count.
+    """
+    seen = x.new_zeros(k, 2 * x.shape[1])
+    memory = (x.new_zeros(1, k, x.shape[1]), x.new_zeros(1, k, x.shape[1]))
+    for _ in range(layer.n_iters):
+        asked, memory = layer.lstm(seen[None], memory)  # 1 × k × 32
+        weight = softmax((x * asked[0].index_select(0, owner)).sum(1) + count.log(), owner, num_nodes=k)
+        found = x.new_zeros(k, x.shape[1]).index_add(0, owner, weight[:, None] * x)
+        seen = torch.cat([asked[0], found], dim=1)
+    return seen

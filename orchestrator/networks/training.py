@@ -155,7 +155,7 @@ def train_noted(
         # The order depends on seed and epoch alone, so that a training that goes on needs no generator's state.
         order = mine[np.random.default_rng([seed, epoch]).permutation(len(mine))]
         for part in np.array_split(order, now.steps_an_epoch):
-            batch = trunk.collate([items[i] for i in part], device, torch.float32)
+            batch = trunk.compress([items[i] for i in part], device, torch.float32)
             loss += now.step(batch, labels[part].to(device))
         now.epoch = epoch + 1
         judged.look()
@@ -257,7 +257,7 @@ class _Judge:
         trunk.eval()
         with torch.no_grad():
             for i in range(0, len(self.items), size):
-                batch = trunk.collate(self.items[i : i + size], now.device, torch.float32)
+                batch = trunk.compress(self.items[i : i + size], now.device, torch.float32)
                 answer = torch.func.functional_call(trunk, state, (batch,))
                 wanted = self.labels[i : i + size].to(now.device)
                 present = int(torch.isfinite(wanted).sum())
