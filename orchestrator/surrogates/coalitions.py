@@ -10,6 +10,7 @@ A single stand-in would be simpler, and wrong: the commonest anion would then al
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -190,6 +191,7 @@ def site_groups(crystal: Crystal) -> tuple[tuple[str, tuple[int, ...]], ...]:
 def _orbits(crystal: Crystal) -> Sequence[int]:
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer  # noqa: PLC0415  2 s to import
 
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # else its C part writes to stderr wherever it finds no symmetry
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # spglib announces its next version's errors on every call
