@@ -61,7 +61,7 @@ def judged_section(judged: Judged, unit: str, parity: str, calibration: str) -> 
         ("bias", number(scores["bias"], 2) + tail),
         ("rank correlation", _signed(correlation)),
         ("rank correlation of error and sd", _signed(scores["spearman"])),
-        ("sharpness (mean sd)", number(scores["sharpness"], 3) + tail),
+        ("sharpness (root mean square sd)", number(scores["sharpness"], 3) + tail),
         ("negative log likelihood", number(scores["nll"], 3)),
         ("continuous ranked probability score", number(scores["crps"], 3) + tail),
         ("miscalibration area", number(scores["miscalibration_area"], 2)),

@@ -42,6 +42,9 @@ PEOPLE = frozenset({"notice", "amend", "state", "stop", "pause", "resume", "veto
 MOST_ROWS = 400
 """Decisions and fits that are shown, the last ones: a page of 2,000 trials must still open at once."""
 
+DECIDING = ("mae", "r2", "nll", "crps", "miscalibration_area", "spearman", "held_out")
+"""Metrics of a fit in the log; `matloop fits card` has all."""
+
 MOST_EVENTS = 200
 """Events that are shown; the database holds all."""
 
@@ -251,7 +254,7 @@ def fits(facts: Facts) -> list[Cell]:
     for fit in facts.fits[-MOST_ROWS:]:
         report = fit.report
         metrics = "; ".join(
-            f"{plain(name)}: " + ", ".join(f"{key} {number(value, 3)}" for key, value in found.items())
+            f"{plain(name)}: " + ", ".join(f"{plain(key)} {number(found[key], 3)}" for key in _told(found))
             for name, found in report.metrics.items()
         )
         start = f"from fit {numbers.get(fit.parent, fit.parent)}" if fit.parent is not None else "from nothing"
@@ -268,10 +271,16 @@ def fits(facts: Facts) -> list[Cell]:
                 "seconds": f"{report.seconds:.1f}",
                 "checkpoint": fit.checkpoint_sha256[:12],
                 "data": report.data_sha256[:12],
-                "notes": " ".join((*report.notes, *([f"{report.reason}."] if report.reason else []))),
+                "notes": "; ".join((*report.notes, *([report.reason] if report.reason else []))),
             }
         )
     return rows
+
+
+def _told(metrics: Mapping[str, float]) -> list[str]:
+    """Name the metrics of a fit that are shown: all of a few, else those that decide, and the members' weights."""
+    deciding = [name for name in DECIDING if name in metrics]
+    return [*deciding, *sorted(name for name in metrics if name.startswith("weight_"))] or sorted(metrics)
 
 
 def notices(facts: Facts) -> list[Cell]:
