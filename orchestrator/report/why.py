@@ -204,7 +204,7 @@ def waterfall(explanation: Explanation, better: int, title: str) -> str:
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
 
-    decimals = 1 - math.floor(math.log10(span))
+    decimals = 2 - math.floor(math.log10(span))
     rows = [_row(0, "typical", _fixed(explanation.baseline, decimals), _point(x(explanation.baseline), 0, "start"))]
     for i, part in enumerate(parts):
         one, other = sorted((x(float(steps[i])), x(float(steps[i + 1]))))
