@@ -23,6 +23,7 @@ TINY: dict[str, dict[str, Any]] = {
     "gnn_laplace": {"epochs": 2, "device": "cpu"},
     "gnn_ensemble": {"epochs": 2, "members": 2, "device": "cpu"},
     "composition_forest": {"trees": 30},
+    "multi_fidelity": {"surrogate": "composition_gp"},
     "stacked": {"members": [{"use": "gnn_gp", "options": {"epochs": 2, "device": "cpu"}}, "composition_gp"]},
 }
 PROBLEM = Problem((Objective("energy", "eV", "minimize"), Objective("gap", "eV", "maximize")))

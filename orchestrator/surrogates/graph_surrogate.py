@@ -68,7 +68,7 @@ class GraphSurrogate(GaussianSurrogate):
         Raises:
             SurrogateError: the option 'start' names no folder.
         """
-        if self._source is None and self.options.start is not None:
+        if self._source is None and self.options.start is not None and not self._loaded:
             self.start_from(self.options.start)
         if self._source is None or self._loaded:
             self._trunks.carried = ()
