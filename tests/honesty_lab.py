@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.domain import Candidate, Dataset, FitReport, HeldOut, Prediction, Problem, Proposal
+from orchestrator.errors import Diverged
 from orchestrator.protocols import Options
 from tests.fakes import BestMean, Nearest
 
@@ -20,10 +21,12 @@ class FaultOptions(Options):
 
     Args:
         broken_at: numbers of labels at which a training goes wrong: every mean is off by 30.
+        diverges_at: numbers of labels at which a training reaches no finite state.
         stated: stated standard deviation for each unit of distance to the nearest label.
     """
 
     broken_at: tuple[int, ...] = ()
+    diverges_at: tuple[int, ...] = ()
     stated: float = 1.0
 
 
@@ -42,6 +45,9 @@ class Faulty(Nearest):
         warm, self._loaded = self._loaded, False
         super().fit(dataset, problem, seed)
         self.wide, self._trials = 1.0, dataset.labels(problem.properties).trials
+        if len(self.x) in self.options.diverges_at:
+            message = "no finite optimum"
+            raise Diverged(message)
         self.offset = 30.0 if len(self.x) in self.options.broken_at else 0.0
         return FitReport(labels=len(self.x), data_sha256=dataset.sha256, warm=warm)
 

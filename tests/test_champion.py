@@ -15,6 +15,7 @@ from orchestrator.campaign import Campaign
 from orchestrator.champion import Learned, compare
 from orchestrator.decisions import verify_decisions
 from orchestrator.domain import Candidate, Dataset, HeldOut, Objective, Outcome, Problem, Row
+from orchestrator.errors import Diverged
 from orchestrator.prospective import Judged, alarms, drifted, factor, summary
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import EventInfo, FitInfo
@@ -35,13 +36,17 @@ plan_when_free: 2
 """
 
 
-def _run(folder: Path, *, trials: int, refit: str, **options: Any) -> Campaign:
+def _write(folder: Path, *, trials: int, refit: str, **options: Any) -> Path:
     lines = [f"refit: {refit}", f"budget: {{trials: {trials}}}"]
     lines.append(f'surrogate: {{use: "tests.honesty_lab:Faulty", options: {json.dumps(options)}}}')
     (folder / "line.yaml").write_text(CAMPAIGN + "\n".join(lines) + "\n")
     (folder / "lab.yaml").write_text("allowed_modules: [tests.line_lab, tests.honesty_lab]\n")
-    store = CampaignStore.open(folder / "line.db")
-    campaign = Campaign.create(folder / "line.yaml", store=store, actor="test")
+    return folder / "line.yaml"
+
+
+def _run(folder: Path, *, trials: int, refit: str, **options: Any) -> Campaign:
+    file = _write(folder, trials=trials, refit=refit, **options)
+    campaign = Campaign.create(file, store=CampaignStore.open(folder / "line.db"), actor="test")
     asyncio.run(loop.run(campaign))
     return campaign
 
@@ -234,6 +239,28 @@ def test_a_training_that_went_wrong_is_kept_and_does_not_propose(tmp_path: Path)
     used = [decision.fit for decision in campaign.store.decisions("line") if decision.fit is not None]
     assert fits[2].id not in used
     assert {fits[1].id, fits[3].id} <= set(used)
+    assert verify_decisions(campaign) == []
+
+
+def test_a_training_without_a_finite_state_leaves_the_champion(tmp_path: Path) -> None:
+    """The history says so, the champion proposes, the next training goes well; the first one has none to leave."""
+    campaign = _run(tmp_path, trials=18, refit="{every: 4, drift: false}", diverges_at=[10])
+    assert [fit.report.labels for fit in _fits(campaign)] == [6, 12, 16]
+    assert any("no fit: no finite optimum; fit 1 goes on" in event.note for event in _notices(campaign))
+    assert verify_decisions(campaign) == []
+    (tmp_path / "first").mkdir()
+    with pytest.raises(Diverged):
+        _run(tmp_path / "first", trials=18, refit="{every: 4}", diverges_at=[6])
+
+
+def test_another_surrogate_begins_anew(tmp_path: Path) -> None:
+    """After an amendment of its options no earlier fit proposes or is compared with, even if none would be due."""
+    campaign = _run(tmp_path, trials=12, refit="{every: 40, drift: false}")
+    campaign.amend(_write(tmp_path, trials=16, refit="{every: 40, drift: false}", stated=2.0), actor="test")
+    asyncio.run(loop.run(campaign))
+    first, second = _fits(campaign)
+    assert (second.parent, second.report.champion, second.report.labels) == (None, None, 12)
+    assert [d.fit for d in campaign.store.decisions("line")][-1] == second.id != first.id
     assert verify_decisions(campaign) == []
 
 
