@@ -62,6 +62,11 @@ def statistics(crystals: Sequence[Crystal]) -> Array:
     return rows
 
 
+def forget() -> None:
+    """Drop the features kept in memory."""
+    _cache.clear()
+
+
 @cache
 def _tables() -> tuple[Array, Array]:
     """Return the scaled properties and the radius of each element, in the order of a graph's species."""

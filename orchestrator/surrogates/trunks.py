@@ -220,6 +220,7 @@ class Trunks:
     def forget(self) -> None:
         """Drop rows and graphs: memory stays bounded where each of many candidates is asked about once."""
         self._graphs, self._rows = GraphCache(self.cutoff), {}
+        environments.forget()
 
     def scaling(self, raw: Array) -> Scaling:
         """Bring every column to mean 0 and variance 1 over the labelled rows."""
