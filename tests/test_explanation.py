@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -27,6 +28,7 @@ from orchestrator.protocols import Explains, ExplainsItsNetwork
 from orchestrator.surrogates.coalitions import Background, site_groups, without
 from orchestrator.surrogates.explanation import Known, explain_by_asking
 from orchestrator.surrogates.substitutes import alike, charges, substituted
+from tests.benchmarks.explanation import STAND_INS, area, ranked, worths
 
 PROBLEM = Problem((Objective("energy", "eV", "minimize"),), (Constraint("gap", "eV", low=1.0),))
 A, B, X = ("Ca", "Sr", "Ba", "Pb"), ("Ti", "Zr", "Hf", "Sn"), ("O", "S")
@@ -228,6 +230,7 @@ def test_similar_elements_carry_the_same_charge() -> None:
     assert alike("Ti", 4)[:2] == ("Zr", "Hf")
     assert alike("I", -1)[0] == "Br"
     assert alike("Ar", None) == ()
+    assert "Li" in alike("H", 1), "Shannon gives the proton a negative radius"
     swapped = substituted(perovskite("Ba", "Ti", "O"))
     assert all(old in {"Ba", "Ti", "O"} and new not in {"Ba", "Ti", "O"} for old, new, _ in swapped)
     assert {candidate.label for _, _, candidate in swapped} >= {"SrTiO3", "BaZrO3"}
@@ -301,3 +304,16 @@ def test_gradients_along_embeddings_add_up_to_the_networks_answer(network: str, 
     assert "integrated gradients" in one.method
     surrogate._trunks.forget()
     assert np.array_equal(surrogate.predict(POOL[:1]).mean, before)
+
+
+def test_the_benchmarks_curve_rewards_the_true_order() -> None:
+    """Of all orders of deletion, that by true contributions has the largest area, and the reverse the smallest."""
+    candidate = perovskite("Pb", "Zr", "S")
+    parts = Background(POOL, references=STAND_INS, seed=3).divide(candidate)
+    worth_of = worths(lambda asked: additive(asked).mean[:, 0], candidate, parts)
+    (one,) = explain_by_asking(additive, known(), [candidate], "energy")
+    order = ranked(parts, one, 1.0)
+    areas = [area(worth_of, list(other)) for other in itertools.permutations(range(len(parts)))]
+    assert area(worth_of, order) == pytest.approx(max(areas))
+    assert area(worth_of, order[::-1]) == pytest.approx(min(areas))
+    assert max(areas) > np.mean(areas) > min(areas)

@@ -108,7 +108,7 @@ def alike(symbol: str, charge: int | None) -> tuple[str, ...]:
     def distance(other: str) -> float:
         electronegativity = abs(float(table[other][ELECTRONEGATIVITY] - table[symbol][ELECTRONEGATIVITY]))
         rarity = RARER * ions.states(other).index(charge)
-        return abs(math.log(ions.radius(other, charge, SIX) / size)) + electronegativity + rarity
+        return abs(ions.radius(other, charge, SIX) - size) + electronegativity + rarity  # H+ has a negative radius
 
     others = [other for other in ions.STATES if other not in {symbol, *NEVER} and charge in ions.states(other)]
     return tuple(sorted(others, key=lambda other: (distance(other), other))[:MOST])
