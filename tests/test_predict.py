@@ -22,7 +22,8 @@ from pymatgen.core import Lattice, Structure
 from orchestrator.domain import Candidate, Constraint, Dataset, Objective, Outcome, Prediction, Problem, Row
 from orchestrator.errors import ConfigError, IncompatibleError, MaterialError, StoreError
 from orchestrator.fits import Recipe, revive
-from orchestrator.materials.streams import Columns
+from orchestrator.materials.streams import Columns, stream
+from orchestrator.materials.structures import from_pymatgen
 from orchestrator.screening import workers
 from orchestrator.screening.screen import screen
 from orchestrator.screening.spaces import pool_of_file
@@ -232,6 +233,32 @@ def test_two_processes_do_not_share_parts(recipe: Recipe, tmp_path: Path) -> Non
     pool = write_pool(tmp_path / "pool.jsonl", SALTS)
     with held(tmp_path / "out.csv.parts"), pytest.raises(StoreError, match="another process is writing"):
         run(recipe, pool, tmp_path / "out.csv")
+
+
+def test_memory_is_given_back(tmp_path: Path) -> None:
+    """After each chunk a graph surrogate holds nothing of the candidates it was asked about, and answers the same."""
+    from orchestrator.networks import environments  # noqa: PLC0415  imports torch
+    from orchestrator.surrogates.gnn_gp import GraphGaussianProcess  # noqa: PLC0415  the same
+
+    problem = Problem(PROBLEM.objectives)
+    rows, asked = [], []
+    for i, (name, structure) in enumerate(SALTS):
+        crystal = from_pymatgen(structure)
+        asked.append(Candidate.make(label=name, crystal=crystal, crystal_key=name))
+        rows.append(Row(i + 1, asked[-1], {}, "energy", -3.0 + 0.1 * i, None, Outcome.MEASURED, measurement=i))
+    options = {"network": "cgcnn", "epochs": 1, "device": "cpu", "folds": 2}
+    surrogate = GraphGaussianProcess(GraphGaussianProcess.Options(**options))
+    surrogate.fit(Dataset(tuple(rows[:12])), problem, seed=1)
+    surrogate.save(tmp_path)
+    task = workers.Task(Recipe(str(tmp_path), "gnn_gp", options, problem, "x"), SETTINGS, str(tmp_path), ".csv")
+    predictor = workers._Predictor(task)
+    pool = write_pool(tmp_path / "pool.jsonl", SALTS)
+    assert predictor(0, list(stream(pool))).rows == 28
+    trunks = predictor._surrogate._trunks  # type: ignore[attr-defined]
+    assert (len(trunks._rows), len(trunks._graphs._graphs), len(environments._cache)) == (0, 0, 0)
+    with next(tmp_path.glob("part-*")).open(newline="") as file:
+        means = [float(row[3]) for row in csv.reader(file)]
+    np.testing.assert_allclose(means, surrogate.predict(asked).mean[:, 0], rtol=1e-6)
 
 
 SCRIPT = """
