@@ -7,12 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch_geometric.nn import CGConv
 
 from orchestrator.domain import Candidate, Crystal
 from orchestrator.errors import Diverged, MaterialError, SurrogateError
 from orchestrator.networks import composition, devices, environments, graphs
+from orchestrator.networks.cgcnn import CENTRES, CHANNELS, Convolution
 from orchestrator.networks.training import Schedule, shrink_and_perturb, train
 from orchestrator.networks.trunk import new_trunk, represent
+from orchestrator.surrogates.trunks import TrunkOptions, Trunks
 
 CPU = torch.device("cpu")
 
@@ -181,6 +184,51 @@ def test_a_warm_start_keeps_and_perturbs() -> None:
     torch.testing.assert_close(mixed[name], wanted)
     table = "body.embedding.layer_node_embedding.weight"
     torch.testing.assert_close(mixed[table], old.state_dict()[table])
+
+
+def test_the_fast_convolution_is_the_published_one() -> None:
+    """Without weights of edges it gives what PyTorch Geometric's layer gives with the same parameters."""
+    ours = Convolution()
+    theirs = CGConv(CHANNELS, dim=CENTRES)
+    theirs.load_state_dict(ours.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, CHANNELS, generator=generator)
+    edges = torch.randint(6, (2, 40), generator=generator)
+    beside = torch.rand(40, CENTRES, generator=generator)
+    torch.testing.assert_close(ours(x, edges, beside), theirs(x, edges, beside), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("cgcnn", 15), ("tensornet", 40)])
+def test_every_network_learns(name: str, epochs: int) -> None:
+    """Training lowers the error, and the same seed gives the same weights, bit for bit."""
+    crystals = [caesium_chloride(3.6 + 0.1 * i, one, "Cl") for i, one in enumerate(("Li", "Na", "K", "Rb", "Cs", "Tl"))]
+    items = graphs.GraphCache(4.0).get(crystals)
+    y = np.linspace(-1, 1, 6)[:, None]
+    schedule = Schedule(epochs=epochs, batch=6, rate=5e-3)
+    trained = [train(new_trunk(name, 1, 0), items, y, schedule=schedule, seed=1, device=CPU) for _ in range(2)]
+    before, *after = (represent(trunk, items, CPU)[:, -1:] for trunk in (new_trunk(name, 1, 0), *trained))
+    np.testing.assert_array_equal(*after)
+    assert np.mean((after[0] - y) ** 2) < 0.5 * np.mean((before - y) ** 2)
+
+
+def test_a_network_that_is_not_there_is_named() -> None:
+    """An unknown network is an error that lists the known ones."""
+    with pytest.raises(SurrogateError, match=r"'schnet'.*megnet, cgcnn"):
+        new_trunk("schnet", 1, 0)
+
+
+def test_fits_from_before_the_choice_are_megnets() -> None:
+    """A stored fit that names no network is restored as MEGNet, whatever the options say now."""
+    crystals = [caesium_chloride(3.9), caesium_chloride(4.1, "K")]
+    candidates = [Candidate.make(label=str(i), crystal=one, crystal_key=str(i)) for i, one in enumerate(crystals)]
+    old = Trunks(TrunkOptions(epochs=1, device="cpu"))
+    old.train(candidates, np.array([[0.0], [1.0]]), [np.ones(2, dtype=bool)], 0, warm=False)
+    arrays, rest = old.state()
+    del rest["options"]["network"]
+    new = Trunks(TrunkOptions(network="cgcnn", device="cpu"))
+    new.restore(arrays, rest)
+    assert new.kind.name == "megnet"
+    np.testing.assert_array_equal(new.encode(candidates), old.encode(candidates))
 
 
 def test_training_that_explodes_is_an_error() -> None:

@@ -52,7 +52,7 @@ class Gaussians(nn.Module):
         return torch.exp(-0.5 * apart**2)
 
 
-class Convolution(CGConv):
+class Convolution(CGConv):  # type: ignore[misc]  # PyTorch Geometric has no types
     """`CGConv` with a weight an edge; what depends on one atom is computed once an atom.
 
     A linear layer on (own, other, edge) is a sum of three; the first two cost E / N times as much an edge as an atom.
@@ -77,7 +77,7 @@ class Convolution(CGConv):
         """
         source, target = edge_index
         weight = torch.cat([self.lin_f.weight, self.lin_s.weight])  # 2 channels × (channels + channels + centres)
-        own, other, beside = weight.split([CHANNELS, CHANNELS, CENTRES], dim=1)
+        own, other, beside = weight[:, :CHANNELS], weight[:, CHANNELS:-CENTRES], weight[:, -CENTRES:]
         receiver = x @ own.T + torch.cat([self.lin_f.bias, self.lin_s.bias])  # N × 2 channels
         sender = x @ other.T  # N × 2 channels
         both = receiver.index_select(0, target) + sender.index_select(0, source) + edge_attr @ beside.T

@@ -47,7 +47,7 @@ class ElementTable(nn.Embedding):
 
     def __init__(self) -> None:
         described = np.clip(np.array(list(scaled_element_table().values())), -CAPPED, CAPPED)
-        super().__init__(*described.shape, _weight=torch.from_numpy(described).to(torch.float32))
+        super().__init__(len(described), ELEMENT_WIDTH, _weight=torch.from_numpy(described).to(torch.float32))
 
 
 ELEMENT_WIDTH = len(PROPERTIES)

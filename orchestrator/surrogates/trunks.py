@@ -174,7 +174,7 @@ class Trunks:
                 trunk = shrink_and_perturb(self.trunks[k].state_dict(), trunk)
             elif self.carried:
                 trunk = carry(self.carried[k % len(self.carried)], trunk)
-            mine = np.flatnonzero(part)
+            mine = np.flatnonzero(part).tolist()
             if len(mine) >= FEWEST_TO_TRAIN:
                 own = [items[i] for i in mine]
                 done = train_safely(
