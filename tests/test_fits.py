@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,3 +183,16 @@ def test_a_challenger_that_lost_is_not_asked() -> None:
     assert fits.newest(cast("CampaignStore", Shelf(won, lost)), "small") is won
     with pytest.raises(StoreError, match="no fit yet"):
         fits.newest(cast("CampaignStore", Shelf()), "small")
+
+
+@pytest.mark.parametrize("arguments", [["predict", "--help"], ["fits", "card", "--help"], ["surrogate", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """Help of these commands appears without torch, NumPy or pymatgen."""
+    heavy = ("torch", "pymatgen", "numpy", "pandas", "sqlalchemy", "pydantic")
+    code = (
+        "import sys\nfrom flows.cli import main\n"
+        f"main({arguments!r}, standalone_mode=False)\n"
+        f"print('LOADED', [name for name in {heavy!r} if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.rstrip().endswith("LOADED []")
