@@ -7,6 +7,7 @@ of an element starts from its tabulated properties, and the head has m outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class MegNet(Trunk):
         )
         self.body.embedding.layer_node_embedding = ElementTable()
         self.body.output_proj = nn.Identity()  # the head below takes its place
+        _swap(self.body, type(self.body.blocks[0].activation), ShiftedSoftplus)
         self.head = nn.Sequential(nn.Linear(READOUT, 32), nn.SiLU(), nn.Linear(32, outputs))
 
     def atom_inputs(self, batch: Data) -> torch.Tensor:
@@ -72,6 +74,23 @@ class MegNet(Trunk):
             _set2set(body.edge_s2s, edge, places.edge_owner, places.edges, k),
         ]
         return torch.cat([*seen, state], dim=1)  # k × (64 + 64 + 32)
+
+
+class ShiftedSoftplus(nn.Module):
+    """The activation of the published network, log(1 + eˣ) - log 2; matgl's makes a tensor of log 2 at each call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply it to each number."""
+        return nn.functional.softplus(x) - math.log(2.0)
+
+
+def _swap(module: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
+    """Replace every part of one kind, at any depth."""
+    for name, part in list(module.named_children()):
+        if isinstance(part, old):
+            setattr(module, name, new())
+        else:
+            _swap(part, old, new)
 
 
 class _Places:
