@@ -34,6 +34,9 @@ COLOURS = {
 COUNTS = frozenset({"held_out"})
 """Metrics that say how many, not how good."""
 
+LEADING = frozenset({"mae", "nll", "r2"})
+"""Metrics that are named first; the store sorts them by name."""
+
 METRICS = 3
 """Named in one line; the report has all of them."""
 
@@ -127,7 +130,8 @@ def fit_line(fit: FitInfo) -> str:
     """Write what the last training gave."""
     parts = []
     for name, metrics in fit.report.metrics.items():
-        shown = [f"{key.replace('_', ' ')} {value:.3g}" for key, value in metrics.items() if key not in COUNTS]
+        keys = sorted((key for key in metrics if key not in COUNTS), key=lambda key: (key not in LEADING, key))
+        shown = [f"{key.replace('_', ' ')} {metrics[key]:.3g}" for key in keys]
         parts.append(f"{name}: {', '.join(shown[:METRICS])}")
     about = f" ({'; '.join(parts)})" if parts else ""
     lost = "" if fit.report.promoted else f"; it does not propose: {fit.report.reason}"
