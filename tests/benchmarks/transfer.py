@@ -37,15 +37,17 @@ SOURCE_LABELS, SOURCE_EPOCHS, SOURCE_SEED = 1000, 25, 1
 CHEAP = 400
 """Results of the cheap fidelity, at places of their own."""
 NETWORK = {"network": "cgcnn", "device": "cpu"}
+STATISTICS = {"features": ["environments", "composition"]}
+"""Options of potential_gp without any potential: what stands below the target is then known from its results alone."""
 PROBLEM = Problem((Objective("heat_of_formation", "eV/atom", "minimize"),))
 BEFORE = Problem((Objective("formation_energy", "eV/atom", "minimize"),))
 ARMS = {
     "matloop": "gnn_gp with `start:`, from JARVIS formation energies",
     "no_transfer": "gnn_gp from nothing",
     "shuffled_source": "gnn_gp with `start:`, from shuffled formation energies",
-    "two_fidelities": "multi_fidelity on composition_gp, with 400 CHGNet energies below the target",
-    "target_alone": "composition_gp on the target's labels",
-    "shuffled_fidelity": "multi_fidelity on composition_gp, with 400 shuffled CHGNet energies below",
+    "two_fidelities": "multi_fidelity on untrained statistics, with 400 CHGNet energies of other crystals below",
+    "target_alone": "the same statistics (neighbourhoods, composition) and the target's labels alone",
+    "shuffled_fidelity": "multi_fidelity as above, with 400 shuffled CHGNet energies below",
 }
 
 
@@ -59,7 +61,7 @@ def labelled(candidates: Sequence[Candidate], values: Array, name: str, first: i
 
 def source(data: Path, *, shuffled: bool) -> Path:
     """Return the folder of a source, trained where it is not there yet (about two minutes on one core)."""
-    mark = protocol([Path(__file__)], SOURCE_LABELS, SOURCE_EPOCHS, NETWORK, shuffled)
+    mark = protocol([], SOURCE_LABELS, SOURCE_EPOCHS, SOURCE_SEED, NETWORK, shuffled, learned_by())
     folder = data / "sources" / f"jarvis-{'shuffled-' if shuffled else ''}{mark}"
     if (folder / "state.json").exists():
         return folder
@@ -113,14 +115,14 @@ def measure(unit: Unit, data: Path) -> Mapping[str, Any]:
         return answers
     beside = [candidates[i] for i in below[:CHEAP]]
     energies = cheap(beside)
-    ask("target_alone", "composition_gp", {}, known)
+    ask("target_alone", "potential_gp", STATISTICS, known)
     for arm, own in (
         ("two_fidelities", energies),
         ("shuffled_fidelity", np.random.default_rng(seed).permutation(energies)),
     ):
         lower = labelled(beside, own, "heat_of_formation", first=10_001)
         rows = (*known, *(replace(one, fidelity="chgnet") for one in lower))
-        ask(arm, "multi_fidelity", {"surrogate": "composition_gp"}, rows)
+        ask(arm, "multi_fidelity", {"surrogate": {"use": "potential_gp", "options": STATISTICS}}, rows)
     return answers
 
 
