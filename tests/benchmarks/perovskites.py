@@ -44,7 +44,7 @@ ARMS: Mapping[str, Entry] = {
 LARGEST = {"network": 1000, "ensemble": 1000, "matgl_megnet": 3000}
 """Labels above which an arm is not measured: two processor cores are what there is."""
 FOLDS_OF = {
-    "matgl_megnet": {50: 5, 100: 5, 200: 3, 500: 2, 1000: 1, 3000: 1},
+    "matgl_megnet": {50: 3, 100: 3, 200: 3, 500: 1, 1000: 1, 3000: 1},
     "ensemble": {1000: 2},
     "network": {1000: 3},
 }
