@@ -147,6 +147,12 @@ def test_update_saving_and_warm_start(tmp_path: Path) -> None:
     loaded.load(tmp_path, PROBLEM)
     np.testing.assert_allclose(loaded.predict(points).sd, before.sd)
     assert loaded.fit(dataset, PROBLEM, seed=1).warm
+    other = alone(dataset)
+    for path in (tmp_path / "level-1").iterdir():
+        path.unlink()
+    other.save(tmp_path / "level-1")
+    with pytest.raises(SurrogateError, match=r"level 1 .* belongs to another fit"):
+        build().load(tmp_path, PROBLEM)
     with pytest.raises(SurrogateError, match="other surrogates or options"):
         build(below="composition_forest").load(tmp_path, PROBLEM)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from orchestrator.domain import (
@@ -34,6 +35,7 @@ from orchestrator.domain import (
     Prediction,
     Problem,
     derive_seed,
+    sha256,
 )
 from orchestrator.errors import SurrogateError
 from orchestrator.protocols import (
@@ -211,14 +213,15 @@ class MultiFidelity(Explaining):
     # --- keeping ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write the factors, and each level into a folder of its own."""
+        """Write each level into a folder of its own, and the factors beside the levels' hashes."""
         levels = self._need()
         rest: JsonObject = {"fidelities": [level.fidelity for level in levels], "options": self._layout()}
-        arrays = {f"rho.{k}": level.rho for k, level in enumerate(levels)}
-        state.write(folder, self.kind, self._properties, arrays, rest)
+        arrays: dict[str, npt.NDArray[Any]] = {}
         for k, level in enumerate(levels):
             (folder / f"level-{k}").mkdir()
             level.surrogate.save(folder / f"level-{k}")
+            arrays |= {f"rho.{k}": level.rho, f"sha256.{k}": _hash(folder / f"level-{k}")}
+        state.write(folder, self.kind, self._properties, arrays, rest)
 
     def load(self, folder: Path, problem: Problem) -> None:
         """Read what `save` wrote."""
@@ -231,6 +234,9 @@ class MultiFidelity(Explaining):
         for k, name in enumerate(rest["fidelities"]):
             surrogate = self._new(self._member(name))
             surrogate.load(folder / f"level-{k}", problem)
+            if not np.array_equal(_hash(folder / f"level-{k}"), arrays[f"sha256.{k}"]):
+                message = f"level {k} of the fit in {folder} belongs to another fit; train again without loading it"
+                raise SurrogateError(message)
             levels.append(_Level(name, arrays[f"rho.{k}"], surrogate))
         self._levels, self._held_out, self._loaded = tuple(levels), {}, True
         self._remember(problem, None)
@@ -350,6 +356,11 @@ class MultiFidelity(Explaining):
             return top._columns_of(candidates)  # noqa: SLF001  one mix-in asks another
         message = f"{self.options.surrogate.use} does not say how far apart candidates are"
         raise SurrogateError(message)
+
+
+def _hash(folder: Path) -> npt.NDArray[np.uint8]:
+    """Return the SHA-256 of a level's description, which holds that of its arrays."""
+    return np.frombuffer(bytes.fromhex(sha256((folder / state.REST).read_bytes())), dtype=np.uint8)
 
 
 def labels_of(dataset: Dataset, properties: Sequence[str], fidelity: str = TARGET) -> dict[str, dict[int, float]]:
