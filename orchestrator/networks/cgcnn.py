@@ -83,7 +83,8 @@ class Convolution(CGConv):  # type: ignore[misc]  # PyTorch Geometric has no typ
         both = receiver.index_select(0, target) + sender.index_select(0, source) + edge_attr @ beside.T
         gate, core = both.chunk(2, dim=1)  # each E × channels
         message = gate.sigmoid() * nn.functional.softplus(core)
-        return x.index_add(0, target, message if share is None else message * share[:, None])
+        weighed = message if share is None else message * share[:, None]
+        return x.index_add(0, target, weighed.to(x.dtype))  # in bfloat16 the two may differ
 
 
 class CrystalGraphConvolution(Trunk):

@@ -19,7 +19,7 @@ from orchestrator.domain import Array, canonical_json, sha256
 from orchestrator.networks.graphs import Graph
 
 if TYPE_CHECKING:
-    from orchestrator.networks.training import Schedule
+    from orchestrator.networks.training import Mask, Schedule
     from orchestrator.networks.trunk import Item, Trunk
 
 FILE = "training.safetensors"
@@ -45,9 +45,7 @@ class Checkpoint:
         """The file."""
         return self.folder / FILE
 
-    def bind(
-        self, trunk: Trunk, items: Sequence[Item], y: Array, *, kept: Array, schedule: Schedule, seed: int
-    ) -> None:
+    def bind(self, trunk: Trunk, items: Sequence[Item], y: Array, *, kept: Mask, schedule: Schedule, seed: int) -> None:
         """Say which training this is: a file of another one is not gone on with.
 
         Args:

@@ -141,7 +141,8 @@ class GraphStore:
 def _images(graph: Graph, crystal: Crystal) -> Integers:
     """Return the cells, e × 3, in which the edges' destinations lie."""
     shifts = np.linalg.solve(np.array(crystal.lattice, dtype=np.float64).T, graph.shifts.T).T
-    return np.rint(shifts).astype(np.int64)
+    images: Integers = np.rint(shifts).astype(np.int64)
+    return images
 
 
 def _check(keys: Integers, counts: Integers, edges: Integers, images: Integers) -> None:

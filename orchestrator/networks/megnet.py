@@ -132,11 +132,11 @@ class _Places:
         for layer in rest:
             e = layer(e)
         around = torch.zeros(len(a), e.shape[1], dtype=e.dtype, device=e.device)
-        around = around.index_add(0, self.source, e * self._by_atom)  # N × 32
+        around = around.index_add(0, self.source, (e * self._by_atom).to(e.dtype))  # N × 32
         a = block.conv.node_func(torch.cat([a, around, u.index_select(0, self.owner)], dim=1))
         none = torch.zeros(len(u), e.shape[1], dtype=e.dtype, device=e.device)
-        edges = none.index_add(0, self.edge_owner, e * self._by_edge)
-        atoms = none.index_add(0, self.owner, a * self._by_graph)
+        edges = none.index_add(0, self.edge_owner, (e * self._by_edge).to(e.dtype))
+        atoms = none.index_add(0, self.owner, (a * self._by_graph).to(e.dtype))
         return e, a, block.conv.state_func(torch.cat([u, edges, atoms], dim=1))
 
 
@@ -156,6 +156,6 @@ def _set2set(layer: Any, x: torch.Tensor, owner: torch.Tensor, count: torch.Tens
     for _ in range(layer.n_iters):
         asked, memory = layer.lstm(seen[None], memory)  # 1 × k × 32
         weight = softmax((x * asked[0].index_select(0, owner)).sum(1) + count.log(), owner, num_nodes=k)
-        found = x.new_zeros(k, x.shape[1]).index_add(0, owner, weight[:, None] * x)
+        found = x.new_zeros(k, x.shape[1]).index_add(0, owner, (weight[:, None] * x).to(x.dtype))
         seen = torch.cat([asked[0], found], dim=1)
     return seen

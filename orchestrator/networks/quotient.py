@@ -115,7 +115,8 @@ def lengths_of(batch: Data) -> torch.Tensor:
     import torch  # noqa: PLC0415  as in `graphs`
 
     source, target = batch.edge_index
-    return torch.linalg.vector_norm(batch.pos[target] + batch.pbc_offshift - batch.pos[source], dim=1)
+    found: torch.Tensor = torch.linalg.vector_norm(batch.pos[target] + batch.pbc_offshift - batch.pos[source], dim=1)
+    return found
 
 
 def counts_of(batch: Data, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -144,7 +144,7 @@ def train_noted(
     kept = np.zeros(len(items), dtype=np.bool_) if held_out is None else held_out & np.isfinite(y).any(axis=1)
     mine = np.arange(len(items)) if held_out is None else np.flatnonzero(~held_out)
     now = _Training(trunk, schedule, len(mine), device)
-    judged = _Judge(now, [items[i] for i in np.flatnonzero(kept)], labels[np.flatnonzero(kept)])
+    judged = _Judge(now, [items[int(i)] for i in np.flatnonzero(kept)], labels[np.flatnonzero(kept)])
     if checkpoint is not None:
         checkpoint.bind(trunk, items, y, kept=kept, schedule=schedule, seed=seed)
         _go_on(now, judged, checkpoint)

@@ -32,7 +32,7 @@ FLOOR = 1e-3
 FEWEST_TO_TRAIN = 2
 """Labels without which a trunk keeps its first weights."""
 MANY_TO_HOLD_OUT = 5000
-"""Labels from which a tenth is held out to choose the epoch: with 300 and 1,500 training on them is better (measured)."""
+"""Labels from which a tenth is held out to choose the epoch: with 300 and 1,500 they are better trained on."""
 SHORT, LONG, LABELS_AN_EPOCH = 10, 100, 10
 """Epochs: one for every ten labels, within 10 and 100.
 
