@@ -154,9 +154,11 @@ def test_atoms_can_be_given(name: str) -> None:
     lattice, sites = lopsided(2)
     network = trunk(name)
     one = crystal(lattice, SPECIES, sites)
-    item: Item = graphs.build(one, NETWORKS[name].cutoff)
+    item: Item
     if NETWORKS[name].reads == "composition":
         (item,) = formulas_of([Candidate.make(label="x", crystal=one, crystal_key="k")])
+    else:
+        item = graphs.build(one, NETWORKS[name].cutoff)
     batch = network.collate([item], CPU, torch.float64)
     atoms = network.atom_inputs(batch).detach().requires_grad_(requires_grad=True)
     assert len(atoms) == len(network.segments(batch))
