@@ -26,7 +26,6 @@ from orchestrator.domain import (
     Array,
     Candidate,
     Dataset,
-    JsonObject,
     Objective,
     Outcome,
     Problem,
@@ -183,7 +182,7 @@ class Entry:
         return made
 
 
-def measure_fold(task: Task, fold: int, entry: Entry) -> JsonObject:
+def measure_fold(task: Task, fold: int, entry: Entry) -> dict[str, Any]:
     """Train on one training fold, then predict its test fold once.
 
     Args:
@@ -250,7 +249,7 @@ def labelled(candidates: Sequence[Candidate], values: Array, rows: Sequence[int]
 
 def benchmark(
     task: Task, entry: Entry, out: Path, *, folds: Sequence[int] = range(FOLDS), say: Callable[[str], None] = print
-) -> JsonObject:
+) -> dict[str, Any]:
     """Measure the folds that are missing in a result file, writing it after each.
 
     Args:
@@ -266,7 +265,7 @@ def benchmark(
     Raises:
         ConfigError: the file belongs to something else.
     """
-    about: JsonObject = {
+    about: dict[str, Any] = {
         "task": task.name,
         "rows": len(task),
         "data_sha256": task.sha256,
@@ -276,7 +275,7 @@ def benchmark(
         "versions": versions(),
     }
     about["protocol"] = sha256(canonical_json(about))[:16]
-    content: JsonObject = {**about, "folds": [], "metrics": {}}
+    content: dict[str, Any] = {**about, "folds": [], "metrics": {}}
     if out.exists():
         content = _same(out, about)
     done = {one["fold"]: one for one in content["folds"]}
@@ -322,9 +321,9 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("matloop", "numpy", "scipy", "torch", "matgl", "chgnet")}
 
 
-def _same(out: Path, about: JsonObject) -> JsonObject:
+def _same(out: Path, about: dict[str, Any]) -> dict[str, Any]:
     try:
-        content: JsonObject = json.loads(out.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     except ValueError as error:
         message = f"{out} is no result file ({error}); give another --json, or remove it"
         raise ConfigError(message) from error
@@ -337,7 +336,7 @@ def _same(out: Path, about: JsonObject) -> JsonObject:
     return content
 
 
-def _write(out: Path, content: JsonObject) -> None:
+def _write(out: Path, content: Mapping[str, Any]) -> None:
     partial = out.with_name(f".{out.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
