@@ -47,7 +47,8 @@ format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## every measurement against peers; runs only what is missing or stale
-	@for work in crash crash_flow overhead discovery; do $(MAKE) --no-print-directory bench-$$work || exit 1; done
+	@for work in crash crash_flow overhead discovery phonons perovskites prospective_calibration explanation speed \
+		screening transfer; do $(MAKE) --no-print-directory bench-$$work || exit 1; done
 
 bench-%: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.$* --data $(DATA)
