@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from orchestrator.errors import ConfigError
-
-DEFAULT = "potential_gp"
 
 
 @click.command()
@@ -29,12 +28,12 @@ DEFAULT = "potential_gp"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where results go, fold by fold; a file that exists is gone on with.",
 )
-@click.option("--surrogate", default=DEFAULT, show_default=True, help="Name of a surrogate; see matloop plugins.")
-@click.option("--options", default="{}", show_default=True, help="Its options, as JSON.")
+@click.option("--surrogate", help="Name of a surrogate; left out: what is recommended for the task.")
+@click.option("--options", default="{}", show_default=True, help="Options of the surrogate, as JSON.")
 @click.option("--fold", "folds", multiple=True, type=click.IntRange(0, 4), help="Only this fold; may be repeated.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 def benchmark(
-    *, task: str, data: Path, out: Path, surrogate: str, options: str, folds: tuple[int, ...], seed: int
+    *, task: str, data: Path, out: Path, surrogate: str | None, options: str, folds: tuple[int, ...], seed: int
 ) -> None:
     """Measure a surrogate on a MatBench task: official folds, accuracy and calibration.
 
@@ -46,7 +45,15 @@ def benchmark(
     from orchestrator import matbench  # noqa: PLC0415  numpy and pydantic
 
     read = matbench.read_task(task, data)
-    entry = matbench.Entry(surrogate, _options(options), seed)
+    chosen = _options(options)
+    if surrogate is None:
+        if chosen:
+            message = "--options belong to a surrogate: name it by --surrogate"
+            raise ConfigError(message)
+        entry = replace(matbench.recommended(read), seed=seed)
+    else:
+        entry = matbench.Entry(surrogate, chosen, seed)
+    click.echo(f"{entry.surrogate} with {json.dumps(entry.options) if entry.options else 'its own options'}")
     content = matbench.benchmark(read, entry, out, folds=folds or range(matbench.FOLDS), say=click.echo)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"{task}, {len(content['folds'])} of {matbench.FOLDS} folds")

@@ -182,6 +182,26 @@ class Entry:
         return made
 
 
+PHONONS = Entry(
+    "potential_gp",
+    {
+        "features": ["vibrations", "composition", "environments"],
+        "structure": "joint",
+        "transforms": {"target": "log"},
+    },
+)
+"""Harmonic phonons by a pretrained potential, corrected by labels; chosen on inner folds of fold 0's training rows."""
+STRUCTURES = Entry("potential_gp", {"structure": "joint", "layers": ["conv2", "readout"]})
+FORMULAS = Entry("composition_gp", {})
+
+
+def recommended(task: Task) -> Entry:
+    """Return what is measured where nothing is named: phonons of a potential, what it sees, or composition alone."""
+    if task.name == "matbench_phonons":
+        return PHONONS
+    return STRUCTURES if task.candidates and task.candidates[0].crystal is not None else FORMULAS
+
+
 def measure_fold(task: Task, fold: int, entry: Entry) -> dict[str, Any]:
     """Train on one training fold, then predict its test fold once.
 

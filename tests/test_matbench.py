@@ -138,6 +138,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert "1 of 5 folds" in done.output
     assert "coverage_90" in done.output
     assert json.loads(out.read_text())["folds"][0]["fold"] == 2
+    assert 'with {"trees": 20}' in done.output
     wrong = CliRunner().invoke(main, [str(x) for x in [*arguments, "--options", "trees=20"]])
     assert wrong.exit_code == 2
     assert "write an object" in wrong.output
+
+
+def test_what_is_recommended(task: matbench.Task, tmp_path: Path) -> None:
+    """Where no surrogate is named, phonons are learned from phonons, structures and formulas from what they show."""
+    assert "vibrations" in matbench.recommended(task).options["features"]
+    path = tmp_path / "steels.csv"
+    path.write_text("formula,target\nFe2O3,1.0\nFeO,2.0\n")
+    assert matbench.recommended(matbench.read_task("matbench_steels", path)).surrogate == "composition_gp"
+    given = ["benchmark", "matbench_steels", "--data", str(path), "--json", str(tmp_path / "out.json")]
+    wrong = CliRunner().invoke(main, [*given, "--options", '{"a": 1}'])
+    assert wrong.exit_code == 2
+    assert "name it by --surrogate" in wrong.output

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.matbench import FOLDS, Entry, Task, measure_fold, over_folds, read_task
+from orchestrator.matbench import FOLDS, PHONONS, Entry, Task, measure_fold, over_folds, read_task
 from tests.benchmarks.data import SOURCES, provide
 from tests.benchmarks.units import HERE, Unit, protocol, row, run_missing, say, summarise
 
@@ -23,7 +23,7 @@ RESAMPLES = 10_000
 LOG = {"transforms": {"target": "log"}}
 STATISTICS = ["composition", "environments"]
 ARMS: Mapping[str, Entry] = {
-    "matloop": Entry("potential_gp", {"features": ["vibrations", *STATISTICS], "structure": "joint", **LOG}),
+    "matloop": PHONONS,
     "nothing_pretrained": Entry("potential_gp", {"features": STATISTICS, "structure": "joint", **LOG}),
     "chgnet_features": Entry("potential_gp", {"features": ["chgnet", "energies"], "pools": ["mean", "spread"], **LOG}),
     "network": Entry("gnn_gp", {"network": "cgcnn", "cutoff": 5.0, "device": "cpu", **LOG}),
