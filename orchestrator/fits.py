@@ -175,7 +175,7 @@ def of_campaign(campaign: Campaign, fit: FitInfo, *, where: str | None, updated:
         store=where,
         campaign=campaign.name,
         seen=seen,
-        title=f"fit {fit.number} of {campaign.name}" + (f", updated to {len(seen)} results" if seen else ""),
+        title=f"fit {fit.number} of {campaign.name}" + (", updated to all its results" if seen else ""),
     )
 
 

@@ -110,7 +110,7 @@ def test_an_exported_fit_answers_alike(matloop: Matloop, exported: Path, tmp_pat
 def test_the_space_of_a_campaign_is_predicted_with_all_that_is_known(matloop: Matloop, tmp_path: Path) -> None:
     """Without a pool the campaign's own space is meant; the fit is updated to every result, unlike with --fit."""
     told = matloop("predict", "--campaign", "small", "--out", str(tmp_path / "now.csv"), "--top", "2")
-    assert "of small, updated to 6 results" in told.stdout
+    assert "of small, updated to all its results" in told.stdout
     matloop("predict", "{folder}/small.yaml", "--fit", "2", "--out", str(tmp_path / "then.csv"))
     now, then = (list(csv.reader((tmp_path / name).read_text().splitlines())) for name in ("now.csv", "then.csv"))
     assert len(now) == len(then) == 41
