@@ -23,7 +23,7 @@ BLOCK = re.compile(r"(<!-- results:(?P<name>[a-z_]+) -->\n).*?(<!-- /results -->
 
 def number(value: float) -> str:
     """Write a number with three significant digits, whole ones without a point, large ones without a power."""
-    if 1000 <= abs(value) < 1e7 and not float(value).is_integer():  # noqa: PLR2004  where powers would begin
+    if 1000 <= abs(value) < 1e7 and not float(value).is_integer():
         return f"{float(f'{value:.3g}'):.0f}"
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.3g}"
 
