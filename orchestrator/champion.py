@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.abilities import HoldsOut
 from orchestrator.domain import Array, Dataset, HeldOut
-from orchestrator.protocols import HoldsOut, Surrogate
+from orchestrator.protocols import Surrogate
 from orchestrator.scoring import log_losses
 
 LEARNED = "learned.json"

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from orchestrator import champion as champions
 from orchestrator import prospective
+from orchestrator.abilities import HoldsOut, Widens
 from orchestrator.champion import Learned, Verdict
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Dataset, FitReport
 from orchestrator.errors import Diverged, NotEnoughData, StoreError
 from orchestrator.planner import Planner
 from orchestrator.prospective import Alarm, Judged
-from orchestrator.protocols import HoldsOut, Surrogate, Widens
+from orchestrator.protocols import Surrogate
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import FitInfo
 from orchestrator.standing import Standing

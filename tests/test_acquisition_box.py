@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from orchestrator.abilities import BotorchView
 from orchestrator.acquisition.confidence import ConfidenceOptions, UpperConfidenceBound
 from orchestrator.acquisition.designs import Diverse, Random
 from orchestrator.acquisition.encoding import Encoding
@@ -16,7 +17,6 @@ from orchestrator.acquisition.improvement import ImprovementOptions, LogExpected
 from orchestrator.acquisition.policy import Policy
 from orchestrator.acquisition.thompson import Thompson, ThompsonOptions
 from orchestrator.domain import Array, Candidate, Constraint, Dataset, Objective, Outcome, Problem, Proposal, Row
-from orchestrator.protocols import BotorchView
 from orchestrator.spaces.box import Box
 from orchestrator.surrogates.gaussian_process import GaussianProcess, GaussianProcessOptions
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator import plugins
+from orchestrator.abilities import Explains, ExplainsItsNetwork
 from orchestrator.domain import (
     Candidate,
     Constraint,
@@ -24,7 +25,6 @@ from orchestrator.domain import (
     Row,
 )
 from orchestrator.errors import SurrogateError
-from orchestrator.protocols import Explains, ExplainsItsNetwork
 from orchestrator.surrogates.coalitions import Background, site_groups, without
 from orchestrator.surrogates.explanation import Known, explain_by_asking
 from orchestrator.surrogates.substitutes import alike, charges, substituted

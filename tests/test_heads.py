@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from orchestrator.abilities import KnowsItsDomain, PredictsSuccess
 from orchestrator.domain import Candidate, Dataset, Objective, Outcome, Problem, Row
 from orchestrator.errors import IncompatibleError, NotEnoughData
-from orchestrator.protocols import KnowsItsDomain, PredictsSuccess
 from orchestrator.surrogates import variational
 from orchestrator.surrogates.conformal import Conformal
 from orchestrator.surrogates.familiarity import Familiarity, column_weights

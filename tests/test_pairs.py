@@ -11,10 +11,11 @@ from pymatgen.core import Element
 from safetensors.numpy import load_file
 
 from orchestrator import plugins
+from orchestrator.abilities import GivesIntervals, KnowsItsDomain, PredictsSuccess
 from orchestrator.domain import Candidate, Crystal, Dataset, Objective, Outcome, Problem, Row
 from orchestrator.errors import IncompatibleError, MatloopError, PluginError
 from orchestrator.networks.trunk import NETWORKS
-from orchestrator.protocols import GivesIntervals, KnowsItsDomain, PredictsSuccess, Surrogate
+from orchestrator.protocols import Surrogate
 from orchestrator.surrogates import pairs, variational
 from orchestrator.surrogates.gnn_laplace import GraphLaplaceOptions
 

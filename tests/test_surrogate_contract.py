@@ -11,9 +11,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from orchestrator import plugins
+from orchestrator.abilities import HasBotorchView
 from orchestrator.domain import Candidate, Crystal, Dataset, Objective, Outcome, Problem, Row
 from orchestrator.errors import MaterialError, NotEnoughData, SurrogateError
-from orchestrator.protocols import HasBotorchView, Surrogate
+from orchestrator.protocols import Surrogate
 from orchestrator.surrogates import targets
 
 NAMES = tuple(plugins.available("surrogates"))

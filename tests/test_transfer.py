@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from orchestrator.abilities import Transfers
 from orchestrator.domain import Candidate, Crystal, Dataset, HeldOut, Objective, Outcome, Problem, Row
 from orchestrator.errors import SurrogateError
 from orchestrator.networks.trunk import new_trunk
-from orchestrator.protocols import Transfers
 from orchestrator.surrogates import graph_surrogate, transfer
 from orchestrator.surrogates.gnn_gp import GraphGaussianProcess, GraphGaussianProcessOptions
 from orchestrator.surrogates.potential_gp import PotentialGaussianProcess, PotentialGaussianProcessOptions

@@ -28,6 +28,7 @@ from botorch.optim import optimize_acqf
 from botorch.sampling import SobolQMCNormalSampler
 from linear_operator.utils.warnings import NumericalWarning
 
+from orchestrator.abilities import BotorchView
 from orchestrator.acquisition.draws import reference
 from orchestrator.acquisition.encoding import Encoding, knows_choices
 from orchestrator.acquisition.gains import utilities
@@ -36,7 +37,7 @@ from orchestrator.acquisition.policy import Pick, Situation, check_finite, predi
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate, Objective
 from orchestrator.errors import SpaceError, SpaceExhausted
-from orchestrator.protocols import BotorchView, BoxSpace
+from orchestrator.protocols import BoxSpace
 
 CHUNK = 128
 """Points scored at once: bounds the memory of the joint posterior with every measured point."""

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from orchestrator.abilities import BotorchView
 from orchestrator.domain import Array, Candidate, Value
-from orchestrator.protocols import Axis, BotorchView
+from orchestrator.protocols import Axis
 
 TOLERANCE = 1e-6
 """Relative error up to which the map counts as found."""

@@ -14,13 +14,14 @@ import numpy as np
 from pydantic import Field
 from scipy.special import logsumexp
 
+from orchestrator.abilities import HasBotorchView
 from orchestrator.acquisition.draws import Draws, draw
 from orchestrator.acquisition.gains import SMOOTH, log_smooth_gain
 from orchestrator.acquisition.marginal import marginal_scores
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
 from orchestrator.acquisition.words import expected, gain_in_words
 from orchestrator.domain import Array
-from orchestrator.protocols import BoxSpace, FiniteSpace, HasBotorchView, Support
+from orchestrator.protocols import BoxSpace, FiniteSpace, Support
 
 
 class ImprovementOptions(PolicyOptions):

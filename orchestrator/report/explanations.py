@@ -15,11 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from orchestrator import plugins
+from orchestrator.abilities import Explains, ExplainsItsNetwork
 from orchestrator.config.read import load_lab
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Candidate, Dataset, Explanation, Problem
 from orchestrator.errors import StoreError
-from orchestrator.protocols import Explains, ExplainsItsNetwork, Surrogate
+from orchestrator.protocols import Surrogate
 from orchestrator.record.views import CampaignInfo, DecisionInfo, FitInfo
 
 BEST = 3
@@ -179,7 +180,7 @@ def explain(
     if not isinstance(surrogate, Explains):
         message = (
             f"the surrogate {type(surrogate).__name__} does not explain its predictions: it lacks the method 'explain'"
-            " (orchestrator.protocols.Explains)"
+            " (orchestrator.abilities.Explains)"
         )
         raise StoreError(message)
     return surrogate.explain(candidates, name)

@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+from orchestrator.abilities import Forgets, GivesIntervals, KnowsItsDomain
 from orchestrator.domain import Array, Candidate, Prediction
 from orchestrator.errors import MaterialError, MatloopError, NotEnoughData
 from orchestrator.fits import Recipe, revive
 from orchestrator.materials.items import Item, read
-from orchestrator.protocols import Forgets, GivesIntervals, KnowsItsDomain, Surrogate
+from orchestrator.protocols import Surrogate
 from orchestrator.screening.parts import EXTRAPOLATES, commit
 from orchestrator.screening.table import table_for
 

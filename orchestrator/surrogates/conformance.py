@@ -21,6 +21,7 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import BaseModel
 
+from orchestrator.abilities import Forgets, GivesIntervals, HasBotorchView, KnowsItsDomain, PredictsSuccess
 from orchestrator.domain import (
     Array,
     Candidate,
@@ -34,15 +35,7 @@ from orchestrator.domain import (
     canonical_json,
 )
 from orchestrator.errors import MatloopError, NotEnoughData, SurrogateError
-from orchestrator.protocols import (
-    Forgets,
-    GivesIntervals,
-    HasBotorchView,
-    KnowsItsDomain,
-    PredictsSuccess,
-    Support,
-    Surrogate,
-)
+from orchestrator.protocols import Support, Surrogate
 from orchestrator.surrogates.made_up import Reads, candidates_for, stranger_for
 
 PROBLEM = Problem((Objective("energy", "eV", "minimize"), Objective("gap", "eV", "maximize")))

@@ -267,7 +267,7 @@ def _favourable(tried: list[Substitution], problem: Problem, name: str, mean: fl
 
 
 class Explaining:
-    """Mix-in: the contract `orchestrator.protocols.Explains` for surrogates that remember what they were updated to."""
+    """Mix-in: the contract `orchestrator.abilities.Explains` for surrogates that remember what they were updated to."""
 
     _problem: Problem | None = None
     _labels: Labels | None = None

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
+from orchestrator.abilities import Forgets, HoldsOut, KnowsItsDomain, PredictsSuccess
 from orchestrator.domain import (
     TARGET,
     Array,
@@ -38,17 +39,7 @@ from orchestrator.domain import (
     sha256,
 )
 from orchestrator.errors import SurrogateError
-from orchestrator.protocols import (
-    Forgets,
-    HoldsOut,
-    KnowsItsDomain,
-    LooksAtSpace,
-    Options,
-    PredictsSuccess,
-    SearchSpace,
-    Support,
-    Surrogate,
-)
+from orchestrator.protocols import LooksAtSpace, Options, SearchSpace, Support, Surrogate
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import assess
 from orchestrator.surrogates.explanation import Explaining

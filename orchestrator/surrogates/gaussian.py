@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
+from orchestrator.abilities import BotorchView
 from orchestrator.domain import Array, Candidate, Dataset, FitReport, HeldOut, JsonObject, Prediction, Problem
 from orchestrator.errors import IncompatibleError, MatloopError, SurrogateError
-from orchestrator.protocols import BotorchView, Options, Support
+from orchestrator.protocols import Options, Support
 from orchestrator.surrogates import crossfit, state
 from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.conformal import Conformal

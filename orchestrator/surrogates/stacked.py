@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from orchestrator.abilities import Forgets, HoldsOut, KnowsItsDomain, PredictsSuccess
 from orchestrator.domain import (
     Array,
     Candidate,
@@ -27,17 +28,7 @@ from orchestrator.domain import (
     derive_seed,
 )
 from orchestrator.errors import Diverged, SurrogateError
-from orchestrator.protocols import (
-    Forgets,
-    HoldsOut,
-    KnowsItsDomain,
-    LooksAtSpace,
-    Options,
-    PredictsSuccess,
-    SearchSpace,
-    Support,
-    Surrogate,
-)
+from orchestrator.protocols import LooksAtSpace, Options, SearchSpace, Support, Surrogate
 from orchestrator.surrogates import stacking, state
 from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.composition_gp import CompositionGaussianProcess

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.abilities import GivesIntervals
 from orchestrator.domain import Array, Candidate, Objective, Problem
 from orchestrator.matbench import Entry, labelled
-from orchestrator.protocols import GivesIntervals
 from orchestrator.scoring import Predicted, score
 from tests.benchmarks.data import SOURCES, provide
 from tests.benchmarks.discovery_arms import known
