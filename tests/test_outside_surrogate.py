@@ -64,7 +64,7 @@ def test_readme_shows_exactly_these_files() -> None:
 
 def test_readme_names_every_surrogate_network_and_mix_in() -> None:
     """The tables of the README are complete: nothing shipped is missing, nothing named is gone."""
-    from orchestrator import plugins, protocols  # noqa: PLC0415  this test alone
+    from orchestrator import abilities, plugins, protocols  # noqa: PLC0415  this test alone
     from orchestrator.networks.trunk import NETWORKS  # noqa: PLC0415  imports torch
 
     text = README.read_text()
@@ -73,7 +73,8 @@ def test_readme_names_every_surrogate_network_and_mix_in() -> None:
     shipped = {name for name, one in plugins.available("surrogates").items() if one.distribution == "matloop"}
     assert named == shipped | set(NETWORKS)
     for method, mixin in re.findall(r"^\| `(\w+)` \| `(\w+)` ", text, flags=re.MULTILINE):
-        assert callable(getattr(getattr(protocols, mixin), method))
+        home = abilities if hasattr(abilities, mixin) else protocols
+        assert callable(getattr(getattr(home, mixin), method))
 
 
 def test_it_is_listed_with_its_distribution(installed: Path, tmp_path: Path) -> None:
