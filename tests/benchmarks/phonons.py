@@ -22,11 +22,12 @@ ROOT = HERE.parents[1]
 RESAMPLES = 10_000
 LOG = {"transforms": {"target": "log"}}
 STATISTICS = ["composition", "environments"]
+NETWORK = {"network": "cgcnn", "cutoff": 5.0, "device": "cpu", **LOG}
 ARMS: Mapping[str, Entry] = {
     "matloop": PHONONS,
     "nothing_pretrained": Entry("potential_gp", {"features": STATISTICS, "structure": "joint", **LOG}),
     "chgnet_features": Entry("potential_gp", {"features": ["chgnet", "energies"], "pools": ["mean", "spread"], **LOG}),
-    "network": Entry("gnn_gp", {"network": "cgcnn", "cutoff": 5.0, "device": "cpu", **LOG}),
+    "network": Entry("gnn_gp", NETWORK),
     "composition_forest": Entry("composition_forest", {}),
 }
 WORDS = {
