@@ -126,9 +126,9 @@ def test_proposals_are_points_of_the_space(policy: Policy, space: Box) -> None:
 
 @pytest.mark.parametrize("space", [MIXED, MIXTURE, SQUARE], ids=["mixed", "mixture", "square"])
 def test_a_short_campaign_comes_near_the_best_settings(space: Box) -> None:
-    """From 8 random points, 4 rounds of 3 beat 12 further random points by far."""
+    """From 8 random points, 3 rounds of 3 beat 9 further random points by far."""
     data = measured(space, 8)
-    for _ in range(4):
+    for _ in range(3):
         surrogate = trained(data)
         rows = list(data.rows)
         for proposal in choose(QUICK, space, data, surrogate, q=3):
@@ -137,7 +137,7 @@ def test_a_short_campaign_comes_near_the_best_settings(space: Box) -> None:
             rows.append(Row(trial, proposal.candidate, {}, "yield", value, None, Outcome.MEASURED, measurement=trial))
         data = Dataset(tuple(rows))
     reached = max(row.value for row in data.rows if row.value is not None)
-    chance = np.median([max(truth(c) for c in space.sample(20, seed)) for seed in range(20)])
+    chance = np.median([max(truth(c) for c in space.sample(17, seed)) for seed in range(20)])
     assert reached > 0.6 * float(chance)  # both are negative: 0 is the best there is
 
 

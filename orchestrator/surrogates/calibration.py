@@ -11,8 +11,6 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from orchestrator.domain import Array, HeldOut
 from orchestrator.scoring import LEVELS, Predicted, coverage, score
@@ -23,8 +21,6 @@ SMALLEST, LARGEST = 0.5, 4.0
 """The factor stays within these: beyond them the surrogate is wrong in a way that no factor mends."""
 FAR_RESIDUAL = 4.0
 """Standardised residuals are cut at so many of their typical size: one outlier is no reason to widen every interval."""
-WIDENED_AT = 0.95
-"""Quantile at which the normal distribution takes the width of Student's t: the ends of a 90 % interval."""
 SHOWN_FIRST = ("mae", "rmse", "r2", "nll")
 """Metrics that a line for people begins with."""
 
@@ -85,6 +81,4 @@ def _squares(held_out: HeldOut) -> Array:
 
 def _factor(squares: Array) -> float:
     raw = math.sqrt((float(squares.sum()) + PRIOR_WEIGHT) / (len(squares) + PRIOR_WEIGHT))
-    # A spread that is known from k residuals makes intervals of Student's t distribution: at 90 % they are wider.
-    few = float(student.ppf(WIDENED_AT, max(len(squares) - 1, 2)) / norm.ppf(WIDENED_AT))
-    return min(max(raw * few, SMALLEST), LARGEST)
+    return min(max(raw, SMALLEST), LARGEST)
