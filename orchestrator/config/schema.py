@@ -13,10 +13,13 @@ from orchestrator.domain import (
     TARGET,
     Budget,
     Constraint,
+    Expense,
+    Expenses,
     Fidelity,
     Objective,
     Problem,
     canonical_json,
+    frozen,
     sha256,
 )
 from orchestrator.units import check_unit
@@ -44,13 +47,22 @@ class ObjectiveConfig(_Strict):
 
     property: PropertyName
     unit: Unit = "dimensionless"
-    goal: Literal["maximize", "minimize", "target"]
+    goal: Literal["maximize", "minimize", "target", "window", "learn"]
     target: Finite | None = Field(default=None, description="wanted value, with goal: target")
+    window: tuple[Finite, Finite] | None = Field(
+        default=None, description="lowest and highest good value, with goal: window"
+    )
 
     @model_validator(mode="after")
-    def _target_goes_with_goal(self) -> Self:
+    def _goes_with_goal(self) -> Self:
         if (self.goal == "target") != (self.target is not None):
             message = "'target' (a number) goes with 'goal: target', and only with it"
+            raise ValueError(message)
+        if (self.goal == "window") != (self.window is not None):
+            message = "'window' ([low, high]) goes with 'goal: window', and only with it"
+            raise ValueError(message)
+        if self.window is not None and self.window[0] >= self.window[1]:
+            message = f"'window' must be [low, high] with low below high, not {list(self.window)}"
             raise ValueError(message)
         return self
 
@@ -115,6 +127,72 @@ class StepConfig(_Strict):
     cost: Annotated[float, Field(ge=0)] | None = Field(default=None, description="instead of the capability's own cost")
 
 
+class FidelityConfig(_Strict):
+    """A cheaper, less trusted way to a candidate's properties than the campaign's own procedure."""
+
+    cost: Annotated[float, Field(ge=0)] = Field(default=1.0, description="price of a trial, in the budget's units")
+    hours: Annotated[float, Field(ge=0)] = Field(default=0.0, description="duration of a trial, for choosing")
+    procedure: tuple[StepConfig, ...] = Field(
+        default=(), description="what a trial of this fidelity does; empty where people measure"
+    )
+
+
+class ExpenseConfig(_Strict):
+    """A price, in the budget's units, and a duration in hours."""
+
+    cost: Annotated[float, Field(ge=0)] = 0.0
+    hours: Annotated[float, Field(ge=0)] = 0.0
+
+    def expense(self) -> Expense:
+        """Return it as a domain value."""
+        return Expense(self.cost, self.hours)
+
+
+class ExpensesConfig(_Strict):
+    """What a trial costs: a fixed part, what the candidate adds, and what has to be changed over before it."""
+
+    cost: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="of every trial; the sum of its steps' costs where not given"
+    )
+    hours: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="of every trial; the sum of its instruments' typical durations where not given"
+    )
+    rates: dict[PropertyName, ExpenseConfig] = Field(
+        default_factory=dict, description="numeric parameter → expense of one unit of it"
+    )
+    choices: dict[PropertyName, dict[str, ExpenseConfig]] = Field(
+        default_factory=dict, description="categorical parameter → choice → expense"
+    )
+    changeover: dict[PropertyName, ExpenseConfig] = Field(
+        default_factory=dict, description="parameter → expense of another value than the trial before had"
+    )
+
+    def expenses(self) -> Expenses:
+        """Return what candidates add as a domain value."""
+        return Expenses(
+            rates=frozen({name: one.expense() for name, one in self.rates.items()}),
+            choices=frozen(
+                {
+                    name: frozen({choice: one.expense() for choice, one in by_choice.items()})
+                    for name, by_choice in self.choices.items()
+                }
+            ),
+            changeover=frozen({name: one.expense() for name, one in self.changeover.items()}),
+        )
+
+
+class EarlierConfig(_Strict):
+    """A campaign of the same database whose results this one starts from."""
+
+    campaign: Name
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="1 trusts its results like the campaign's own; 0.25 doubles their standard errors"
+    )
+    properties: dict[PropertyName, PropertyName] = Field(
+        default_factory=dict, description="this campaign's property → its name there; the same name where not given"
+    )
+
+
 class DerivedConfig(_Strict):
     """A property computed from stored rows."""
 
@@ -174,12 +252,20 @@ class CampaignConfig(_Strict):
         default=(), description="what a trial does; empty for a campaign that is measured by hand with ask and tell"
     )
     derived: tuple[DerivedConfig, ...] = ()
+    fidelities: dict[Name, FidelityConfig] = Field(
+        default_factory=dict, description="cheaper ways to the same properties, the least trusted first"
+    )
+    expenses: ExpensesConfig = ExpensesConfig()
+    earlier: tuple[EarlierConfig, ...] = Field(default=(), description="campaigns whose results this one starts from")
     surrogate: Use | None = None
     acquisition: Use = Use(use="log_expected_improvement")
     initial: InitialConfig = InitialConfig()
     parallel: Annotated[int, Field(ge=1, le=1024)] = Field(default=1, description="trials in flight")
     plan_when_free: Annotated[int, Field(ge=1)] = Field(
         default=1, description="plan again when so many are free: 1 = asynchronous, = parallel for rounds"
+    )
+    queue: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="trials planned ahead of those in flight; they are ranked anew with every result"
     )
     refit: RefitConfig = RefitConfig()
     budget: BudgetConfig
@@ -193,6 +279,10 @@ class CampaignConfig(_Strict):
         _no_twice("objectives", [o.property for o in self.objectives])
         _no_twice("procedure", [s.step for s in self.procedure])
         _no_twice("derived", [d.property for d in self.derived])
+        _no_twice("earlier", [e.campaign for e in self.earlier])
+        if TARGET in self.fidelities:
+            message = f"'{TARGET}' is the campaign's own procedure; give the cheaper fidelity another name"
+            raise ValueError(message)
         if self.plan_when_free > self.parallel:
             message = (
                 f"'plan_when_free' ({self.plan_when_free}) is above 'parallel' ({self.parallel}): lower it, or raise"
@@ -204,10 +294,14 @@ class CampaignConfig(_Strict):
     def problem(self) -> Problem:
         """Return the objectives, constraints, fidelities and budget as domain values."""
         return Problem(
-            objectives=tuple(Objective(o.property, o.unit, o.goal, o.target) for o in self.objectives),
+            objectives=tuple(Objective(o.property, o.unit, o.goal, o.target, o.window) for o in self.objectives),
             constraints=tuple(Constraint(c.property, c.unit, c.min, c.max) for c in self.constraints),
-            fidelities=(Fidelity(TARGET, 1.0),),
+            fidelities=(
+                *(Fidelity(name, one.cost, one.hours) for name, one in self.fidelities.items()),
+                Fidelity(TARGET, 1.0 if self.expenses.cost is None else self.expenses.cost, self.expenses.hours or 0.0),
+            ),
             budget=Budget(self.budget.trials, self.budget.hours, self.budget.cost),
+            expenses=self.expenses.expenses(),
         )
 
     def snapshot(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from orchestrator.domain.canonical import (
     sha256,
 )
 from orchestrator.domain.dataset import Dataset, Labels, Measurement, Outcome, Quality, Row
+from orchestrator.domain.expenses import Expense, Expenses
 from orchestrator.domain.explanation import Contribution, Explanation, Neighbour, Substitution
 from orchestrator.domain.knowledge import DecisionSummary, FitReport, HeldOut, Prediction, Proposal, Spent
 from orchestrator.domain.orders import (
@@ -54,6 +55,8 @@ __all__ = [
     "Dataset",
     "DecisionSummary",
     "Description",
+    "Expense",
+    "Expenses",
     "Explanation",
     "Fidelity",
     "Finished",
