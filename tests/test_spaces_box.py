@@ -1,6 +1,7 @@
 """Boxes of process parameters with constraints."""
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -172,3 +173,23 @@ def test_wrong_options_are_refused(parameters: dict[str, Any], constraints: list
     """Options that mean nothing must be refused with what was expected."""
     with pytest.raises(PluginError, match=words):
         box(parameters, constraints)
+
+
+def test_asking_for_more_than_there_is_is_fast() -> None:
+    """A small grid under a constraint must be listed, not drawn from again and again; all of it, in a seeded order."""
+    space = box(MIXTURE, SIMPLEX)
+    begun = time.perf_counter()
+    found = space.sample(4000, 0)
+    assert time.perf_counter() - begun < 2.0
+    assert len(found) == len({candidate.id for candidate in found}) == 231  # (20 + 2 over 2) mixtures in steps of 0.05
+    assert found == space.sample(4000, 0) != space.sample(4000, 1)
+
+
+def test_logarithms_are_kept_under_narrow_constraints() -> None:
+    """A trace component of a mixture, declared in the logarithm, must be spread over its decades, not near the top."""
+    parts = {"a": {"min": 1e-4, "max": 1, "log": True}, "b": {"min": 0, "max": 1}, "c": {"min": 0, "max": 1}}
+    found = box(parts, SIMPLEX).sample(256, 0)
+    decades = np.log10([candidate.parameters["a"] for candidate in found])
+    assert 0.15 < (decades < -3).mean() < 0.45
+    assert 0.15 < ((decades >= -3) & (decades < -2)).mean() < 0.45
+    assert all(sum(candidate.parameters.values()) == pytest.approx(1.0) for candidate in found)

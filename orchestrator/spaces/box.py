@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -23,6 +24,12 @@ TOLERANCE = 1e-6
 """Relative to the size of a constraint's terms: what an optimiser leaves behind."""
 ROUNDS = 8
 """Batches of points that `sample` draws before it is content with fewer."""
+FEW_NEW = 0.01
+"""Share of the points asked for that a batch must add for another one to be drawn."""
+LISTED = 100_000
+"""Grid points up to which a box is listed."""
+CROWDED = 2
+"""A listed box is drawn from directly where it has at most so many times the points that are asked for."""
 
 
 class Parameter(BaseModel):
@@ -135,6 +142,7 @@ class Box:
             matrix=np.array([[c.coefficients.get(axis.name, 0.0) for axis in self._numeric] for c in self._linear]),
             equal=np.array([c.sense == "==" for c in self._linear], dtype=bool),
             bounds=np.array([c.bound for c in self._linear]),
+            logs=np.array([axis.log for axis in self._numeric], dtype=bool),
         )
         if conflict := self._polytope.conflict():
             raise SpaceError(self._contradiction(conflict))
@@ -189,11 +197,17 @@ class Box:
     def sample(self, n: int, seed: int) -> list[Candidate]:
         """Draw up to n different candidates: scrambled Sobol points, or a walk inside narrow constraints.
 
-        Fewer come back where rounding leaves fewer different points.
+        Fewer come back where rounding leaves fewer different points. A box whose every point can be listed is listed
+        where it has not many more points than are asked for: drawing would meet the same ones again and again.
         """
+        listed = self._listed
+        if listed is not None and len(listed) <= CROWDED * n:
+            order = np.random.default_rng(seed).permutation(len(listed))[:n]
+            return [self.make(self._values_of(listed[int(i)])) for i in order]
         found: dict[str, Candidate] = {}
         for attempt in range(ROUNDS):
             generator = np.random.default_rng([seed, attempt])
+            before = len(found)
             for values in self._points(max(n, 8), generator):
                 try:
                     candidate = self.make(values)
@@ -202,6 +216,8 @@ class Box:
                 found.setdefault(candidate.id, candidate)
                 if len(found) == n:
                     return list(found.values())
+            if len(found) - before < FEW_NEW * n and attempt > 0:
+                break  # nearly everything that rounding leaves is found
         return list(found.values())
 
     def summary(self) -> JsonObject:
@@ -227,6 +243,29 @@ class Box:
             values |= {self._numeric[i].name: float(number) for i, number in zip(bound, inside, strict=True)}
             points.append(values)
         return points
+
+    @cached_property
+    def _listed(self) -> Array | None:
+        """Every point, a row of numbers and positions of choices each; None where there are too many."""
+        numbers = self._polytope.grid(LISTED)
+        if numbers is None:
+            return None
+        sizes = [len(axis.choices) for axis in self._axes if axis.kind == "categorical"]
+        if len(numbers) * math.prod(sizes) > LISTED:
+            return None
+        choices = np.stack(np.meshgrid(*(np.arange(size) for size in sizes), indexing="ij"), -1) if sizes else None
+        if choices is None:
+            return numbers
+        flat = choices.reshape(-1, len(sizes))
+        return np.hstack([np.repeat(numbers, len(flat), axis=0), np.tile(flat, (len(numbers), 1))])
+
+    def _values_of(self, row: Array) -> dict[str, Value]:
+        """Turn a row of `_listed` into parameters."""
+        numbers, choices = iter(row[: len(self._numeric)]), iter(row[len(self._numeric) :])
+        return {
+            axis.name: axis.choices[int(next(choices))] if axis.kind == "categorical" else float(next(numbers))
+            for axis in self._axes
+        }
 
     def _check_constraints(self, numbers: Array, values: Mapping[str, Value]) -> None:
         for i in self._polytope.broken(numbers, TOLERANCE):

@@ -6,7 +6,7 @@ Walk: hit and run, R. L. Smith, Oper. Res. 32, 1296 (1984), doi:10.1287/opre.32.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,8 +18,10 @@ from orchestrator.domain import Array
 
 EQUAL = 1e-9
 """Relative; a sum of rounded numbers is equal to its bound within this."""
-THIN = 20
-"""Steps of the walk a dimension between two points that are used."""
+STEPS = 40
+"""Steps of each walk a dimension: from the middle of a box to anywhere in it."""
+NODES = 17
+"""Places on a line where the density of a walk in logarithms is asked, once evenly and once for each logarithm."""
 NARROW = 0.02
 """Share of points of the box that satisfy the constraints below which they are walked to instead of rejected."""
 PROBES = 512
@@ -36,6 +38,7 @@ class Polytope:
         matrix: k × d.
         equal: k times whether the constraint is ``==``.
         bounds: k numbers.
+        logs: d times whether points are spread evenly in the logarithm.
     """
 
     low: Array
@@ -44,6 +47,7 @@ class Polytope:
     matrix: Array
     equal: npt.NDArray[np.bool_]
     bounds: Array
+    logs: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     @cached_property
     def constrained(self) -> list[int]:
@@ -53,7 +57,10 @@ class Polytope:
     def only(self, positions: Sequence[int]) -> Polytope:
         """Return the polytope of some dimensions; no constraint may be about another one."""
         at = list(positions)
-        return replace(self, low=self.low[at], high=self.high[at], steps=self.steps[at], matrix=self.matrix[:, at])
+        logs = self.logs[at] if len(self.logs) else self.logs
+        return replace(
+            self, low=self.low[at], high=self.high[at], steps=self.steps[at], matrix=self.matrix[:, at], logs=logs
+        )
 
     def broken(self, x: Array, tolerance: float) -> list[int]:
         """Return the positions of the constraints that a point breaks, by more than a share of their terms."""
@@ -107,26 +114,80 @@ class Polytope:
         return nearest if moved is None else moved
 
     def walk(self, n: int, generator: np.random.Generator) -> Array:
-        """Draw n points spread evenly inside, n × d, by hit and run; not rounded."""
+        """Draw n points spread evenly inside, evenly in the logarithm of dimensions marked so, n × d; not rounded.
+
+        Every point is the end of a walk of its own by hit and run, and all walks go step by step together.
+        """
         basis = self._directions
-        point = self._inside
-        points = np.empty((n, len(self.low)))
+        points = np.tile(self._inside, (n, 1))
         if not basis.shape[1]:
-            points[:] = point  # the constraints leave one point
-            return points
+            return points  # the constraints leave one point
         rows, limits = self._half_spaces
-        for i in range(n):
-            for _ in range(THIN * basis.shape[1]):
-                direction: Array = basis @ generator.normal(size=basis.shape[1])
-                slope, room = rows @ direction, limits - rows @ point
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    reach = room / slope
-                ahead = reach[slope > 0].min(initial=np.inf)
-                behind = reach[slope < 0].max(initial=-np.inf)
-                if np.isfinite(ahead) and np.isfinite(behind) and ahead > behind:
-                    point = point + generator.uniform(behind, ahead) * direction
-            points[i] = point
+        for _ in range(STEPS * basis.shape[1]):
+            directions: Array = generator.normal(size=(n, basis.shape[1])) @ basis.T
+            slope, room = directions @ rows.T, limits - points @ rows.T
+            with np.errstate(divide="ignore", invalid="ignore"):
+                reach = room / slope
+            ahead = np.where(slope > 0, reach, np.inf).min(axis=1)
+            behind = np.where(slope < 0, reach, -np.inf).max(axis=1)
+            share = generator.random(n)
+            moving = np.isfinite(ahead) & np.isfinite(behind) & (ahead > behind)
+            ends = np.where(moving, behind, 0.0), np.where(moving, ahead, 0.0)
+            if self.logs.any():
+                way = self._log_way(points, directions, *ends, share)
+            else:
+                way = ends[0] + share * (ends[1] - ends[0])
+            points = points + way[:, None] * directions
         return np.clip(points, self.low, self.high)
+
+    def grid(self, most: int) -> Array | None:
+        """Return every grid point that meets the constraints, k × d; None where that is not for listing.
+
+        Args:
+            most: grid points, feasible or not, that are looked at.
+        """
+        if not (self.steps > 0).all():
+            return None
+        counts = np.floor((self.high - self.low) / self.steps + EQUAL) + 1
+        if counts.prod() > most:
+            return None
+        places = np.stack(np.meshgrid(*(np.arange(c) for c in counts), indexing="ij"), axis=-1)
+        points: Array = self.low + places.reshape(-1, len(counts)) * self.steps
+        if not len(self.bounds):
+            return points
+        excess = points @ self.matrix.T - self.bounds
+        allowed = EQUAL * np.maximum(1.0, np.abs(points) @ np.abs(self.matrix).T)
+        good = np.where(self.equal, np.abs(excess) <= allowed, excess <= allowed).all(axis=1)
+        return points[good]
+
+    def _log_way(self, points: Array, directions: Array, behind: Array, ahead: Array, share: Array) -> Array:
+        """Draw how far each walk goes along its line, n, where points are spread evenly in some logarithms.
+
+        The density along a line, one over the product of the marked coordinates, is drawn from by its values on nodes
+        that lie evenly both in the coordinates and in their logarithms.
+        """
+        even = np.linspace(0.0, 1.0, NODES)
+        parts = [behind[:, None] + (ahead - behind)[:, None] * even]
+        for i in np.flatnonzero(self.logs):
+            floor = self.low[i]
+            first = np.maximum(points[:, i] + behind * directions[:, i], floor)
+            last = np.maximum(points[:, i] + ahead * directions[:, i], floor)
+            values = np.exp(np.log(first)[:, None] + (np.log(last) - np.log(first))[:, None] * even)
+            pace = np.where(np.abs(directions[:, i]) > 0, directions[:, i], 1.0)
+            parts.append(np.clip((values - points[:, i : i + 1]) / pace[:, None], behind[:, None], ahead[:, None]))
+        nodes = np.sort(np.hstack(parts), axis=1)
+        marked = self.logs
+        at = points[:, None, marked] + nodes[..., None] * directions[:, None, marked]
+        density = 1.0 / np.maximum(at, self.low[marked]).prod(axis=-1)
+        mass = np.diff(nodes, axis=1) * (density[:, 1:] + density[:, :-1]) / 2
+        reached = np.cumsum(mass, axis=1)
+        wanted = share * reached[:, -1]
+        cell = np.minimum((reached < wanted[:, None]).sum(axis=1), mass.shape[1] - 1)
+        line = np.arange(len(points))
+        own = mass[line, cell]
+        into = np.where(own > 0, (wanted - (reached[line, cell] - own)) / np.where(own > 0, own, 1.0), 0.0)
+        found: Array = nodes[line, cell] + np.clip(into, 0.0, 1.0) * (nodes[line, cell + 1] - nodes[line, cell])
+        return found
 
     def _stepwise(self, x: Array, start: Array) -> Array | None:
         """Take the single steps that repair most, and of equal ones the one that stays closest to the wanted point."""
