@@ -20,7 +20,7 @@ from orchestrator.acquisition.confidence import ConfidenceOptions, UpperConfiden
 from orchestrator.acquisition.designs import Diverse, Random
 from orchestrator.acquisition.draws import draw
 from orchestrator.acquisition.features import fractions
-from orchestrator.acquisition.gains import hypervolume, hypervolume_gains, reference_point
+from orchestrator.acquisition.gains import hypervolume_gains
 from orchestrator.acquisition.greedy import Greedy
 from orchestrator.acquisition.improvement import ImprovementOptions, LogExpectedImprovement
 from orchestrator.acquisition.marginal import (
@@ -44,6 +44,7 @@ from orchestrator.domain import (
     Row,
 )
 from orchestrator.errors import IncompatibleError, SpaceExhausted
+from orchestrator.pareto import hypervolume, reference_point
 from orchestrator.protocols import AcquisitionPolicy
 
 ENERGY = Objective("energy", "eV", "minimize")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.acquisition.gains import Booleans, Front, feasible, reference_point, utilities
+from orchestrator.acquisition.gains import Booleans, Front, feasible, utilities
 from orchestrator.acquisition.policy import Situation, check_finite
 from orchestrator.domain import Array, Candidate, Problem
+from orchestrator.pareto import reference_point
 
 
 @dataclass(frozen=True, eq=False)

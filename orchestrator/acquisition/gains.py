@@ -10,12 +10,11 @@ Shapes: s draws, n candidates, k objectives, all in utilities (larger is better)
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.domain import Array, Problem
+from orchestrator.pareto import hypervolume, nondominated
 
 Booleans = npt.NDArray[np.bool_]
 
@@ -75,7 +74,7 @@ class Front:
             self.best = np.maximum(masked[..., 0].max(axis=1, initial=-np.inf), -np.inf)
             self.best = np.where(np.isfinite(self.best), self.best, floor)
         else:
-            self.fronts = [_nondominated(draw[np.isfinite(draw).all(axis=1)], reference) for draw in masked]
+            self.fronts = [nondominated(draw[np.isfinite(draw).all(axis=1)], reference) for draw in masked]
 
     def gains(self, values: Array, allowed: Booleans) -> Array:
         """Return what each candidate would add in each draw; below zero where it stays behind (one objective).
@@ -100,42 +99,11 @@ class Front:
             self.best = np.where(allowed, np.maximum(self.best, values[:, 0]), self.best)
             return
         for i in np.flatnonzero(allowed):
-            self.fronts[i] = _nondominated(np.concatenate([self.fronts[i], values[i : i + 1]]), self.reference)
+            self.fronts[i] = nondominated(np.concatenate([self.fronts[i], values[i : i + 1]]), self.reference)
 
     def volume(self) -> Array:
         """Return the dominated hypervolume of each draw, s; several objectives only."""
         return np.array([hypervolume(front, self.reference) for front in self.fronts])
-
-
-def reference_point(reached: Array) -> Array:
-    """Infer the corner from which hypervolume is counted from utilities of measured points, n × k.
-
-    The worst value on the Pareto front minus a tenth of the front's range, as botorch's `infer_reference_point` does;
-    with a front of one point, the worst value measured.
-    """
-    front = reached[_efficient(reached)]
-    worst, best = front.min(axis=0), front.max(axis=0)
-    spread = np.where(best > worst, best - worst, best - reached.min(axis=0))
-    lowest = np.where(best > worst, worst, reached.min(axis=0))
-    return np.asarray(lowest - 0.1 * np.where(spread > 0, spread, np.maximum(np.abs(best), 1.0)), dtype=np.float64)
-
-
-def hypervolume(front: Array, reference: Array) -> float:
-    """Return the volume between a reference point and a Pareto front, n × k."""
-    if not len(front):
-        return 0.0
-    if front.shape[1] == 1:
-        return float(max(front.max() - reference[0], 0.0))
-    # slice along the last objective: each slab has the hypervolume of what reaches it, one dimension lower
-    order = np.argsort(-front[:, -1], kind="stable")
-    levels = np.append(front[order, -1], reference[-1])
-    total = 0.0
-    for i in range(len(order)):
-        height = levels[i] - max(levels[i + 1], reference[-1])
-        if height > 0:
-            flat = front[order[: i + 1], :-1]
-            total += float(height) * hypervolume(flat, reference[:-1])
-    return total
 
 
 def hypervolume_gains(front: Array, values: Array, reference: Array) -> Array:
@@ -150,7 +118,7 @@ def hypervolume_gains(front: Array, values: Array, reference: Array) -> Array:
         beaten = ahead.any(axis=1)
         gains = np.zeros(len(values))
         for i in np.flatnonzero(inside & ~beaten):
-            grown = _nondominated(np.concatenate([front, clipped[i : i + 1]]), reference)
+            grown = nondominated(np.concatenate([front, clipped[i : i + 1]]), reference)
             gains[i] = hypervolume(grown, reference) - before
     return np.where(inside, np.maximum(gains, 0.0), 0.0)
 
@@ -165,23 +133,3 @@ def _gains_in_the_plane(front: Array, points: Array, reference: Array) -> Array:
     width = np.clip(np.minimum(points[:, :1], right[None, :]) - left[None, :], 0.0, None)
     free = np.clip(points[:, 1:] - height[None, :], 0.0, None)
     return np.asarray((width * free).sum(axis=1), dtype=np.float64)
-
-
-def _nondominated(points: Array, reference: Array) -> Array:
-    points = points[(points > reference).all(axis=1)]
-    return points[_efficient(points)] if len(points) else points
-
-
-def _efficient(points: Array) -> Booleans:
-    """Say which points no other one dominates; of equal ones, the first."""
-    keep = np.ones(len(points), dtype=bool)
-    for i, point in enumerate(points):
-        if not keep[i]:
-            continue
-        others: Any = (points >= point).all(axis=1)
-        better = others & (points > point).any(axis=1)
-        twin = others & ~better
-        twin[: i + 1] = False
-        keep[i] = not bool(better.any())
-        keep &= ~twin
-    return keep
