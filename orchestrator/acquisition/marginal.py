@@ -13,12 +13,8 @@ from scipy.special import erfcx, log_ndtr, ndtr
 
 from orchestrator.acquisition.draws import known_feasible, reference
 from orchestrator.acquisition.gains import hypervolume_gains, utilities
-from orchestrator.acquisition.policy import Situation, predict
+from orchestrator.acquisition.situation import SMALLEST, Situation, predict
 from orchestrator.domain import Array, Constraint, Objective, Prediction
-
-SMALLEST = 1e-300
-"""Keeps logarithms finite; far below any difference that could matter."""
-
 
 FARTHEST = -1e5
 """Below so many standard deviations even the scaled form loses its digits, and the asymptote 1/u² takes over."""

@@ -10,25 +10,26 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from orchestrator.acquisition.expense import PerExpense
 from orchestrator.acquisition.features import describe, distances
 from orchestrator.acquisition.open import open_candidates, open_count
-from orchestrator.domain import (
-    Array,
-    Candidate,
-    Dataset,
-    DecisionSummary,
-    Labels,
-    Prediction,
-    Problem,
-    Proposal,
-    derive_seed,
-    frozen,
-)
-from orchestrator.errors import IncompatibleError, SpaceExhausted
+from orchestrator.acquisition.situation import CHUNK, NonFiniteValues, Situation, check_finite, predict
+from orchestrator.domain import Array, Candidate, Dataset, DecisionSummary, Problem, Proposal, frozen
+from orchestrator.errors import SpaceExhausted
 from orchestrator.protocols import FiniteSpace, Options, SearchSpace, Support, Surrogate
 
-CHUNK = 4096
-"""Candidates predicted at once: bounds the memory of a graph network on a large pool."""
+__all__ = [
+    "CHUNK",
+    "NEAREST",
+    "NonFiniteValues",
+    "Pick",
+    "Policy",
+    "PolicyOptions",
+    "Situation",
+    "check_finite",
+    "predict",
+]
+
 NEAREST = 3
 """Measured neighbours named with each proposal; people compare with a few, not with many."""
 
@@ -39,66 +40,15 @@ class PolicyOptions(Options):
     Args:
         epsilon: differences up to this, in the objective's unit, do not count as an improvement in the summary that
             stopping rules read; with several objectives, a fraction of the dominated hypervolume.
+        feasibility: count how likely a trial is to yield a value at all, as the surrogate learned it from failed
+            trials; nothing changes before the first failure.
+        per_expense: how much the price and the duration of a trial count, where the campaign's ``expenses`` make
+            candidates differ.
     """
 
     epsilon: float = Field(default=0.0, ge=0.0)
-
-
-class NonFiniteValues(Exception):
-    """The surrogate or the acquisition function gave NaN or an infinity; the policy falls back to diversity."""
-
-
-@dataclass(frozen=True, eq=False)
-class Situation:
-    """Everything that a decision may depend on.
-
-    Args:
-        surrogate: updated to `dataset`; None where none is needed.
-        space: where candidates come from.
-        q: how many are wanted.
-        problem: objectives, constraints, fidelities, budget.
-        dataset: what is known.
-        pending: in flight.
-        closed: ids that must not be proposed, the pending ones among them.
-        costs: cost by fidelity.
-        seed: for everything random.
-    """
-
-    surrogate: Surrogate | None
-    space: SearchSpace
-    q: int
-    problem: Problem
-    dataset: Dataset
-    pending: tuple[Candidate, ...]
-    closed: frozenset[str]
-    costs: Mapping[str, float] = field(default_factory=frozen)
-    seed: int = 0
-
-    @property
-    def trained(self) -> Surrogate:
-        """The surrogate, where there must be one."""
-        if self.surrogate is None:
-            message = "this acquisition policy needs a surrogate, and the campaign has none; add the key 'surrogate'"
-            raise IncompatibleError(message)
-        return self.surrogate
-
-    def labels(self) -> Labels:
-        """Return the measured values of the modelled properties, one line a distinct measured point."""
-        labels = self.dataset.labels(self.problem.properties)
-        first: dict[tuple[str, str], int] = {}
-        for i, candidate in enumerate(labels.candidates):
-            first.setdefault((candidate.id, repr(sorted(candidate.parameters.items()))), i)
-        keep = sorted(first.values())
-        return Labels(
-            trials=tuple(labels.trials[i] for i in keep),
-            candidates=tuple(labels.candidates[i] for i in keep),
-            values=labels.values[keep],
-            std_errors=labels.std_errors[keep],
-        )
-
-    def seed_for(self, purpose: str) -> int:
-        """Derive the seed of one purpose."""
-        return derive_seed(self.seed, 0, purpose)
+    feasibility: bool = True
+    per_expense: PerExpense = PerExpense()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,46 +59,6 @@ class Pick:
     score: float | None
     reason: str
     details: Mapping[str, Any] = field(default_factory=frozen)
-
-
-def predict(surrogate: Surrogate, candidates: Sequence[Candidate]) -> Prediction:
-    """Predict in chunks.
-
-    Args:
-        surrogate: trained.
-        candidates: n.
-
-    Returns:
-        Means and standard deviations, n × m.
-
-    Raises:
-        NonFiniteValues: something is NaN or infinite.
-    """
-    parts = [surrogate.predict(candidates[i : i + CHUNK]) for i in range(0, len(candidates), CHUNK)]
-    joined = Prediction(
-        mean=np.concatenate([p.mean for p in parts]),
-        epistemic=np.concatenate([p.epistemic for p in parts]),
-        noise=np.concatenate([p.noise for p in parts]),
-    )
-    good = np.isfinite(joined.mean) & np.isfinite(joined.epistemic) & np.isfinite(joined.noise)
-    check_finite(good.all(axis=-1), "predictions")
-    return joined
-
-
-def check_finite(good: Any, what: str) -> None:
-    """Refuse a decision whose numbers are not finite.
-
-    Args:
-        good: n booleans.
-        what: what was checked.
-
-    Raises:
-        NonFiniteValues: some are not.
-    """
-    bad = int(np.size(good) - np.count_nonzero(good))
-    if bad:
-        message = f"{bad} of {np.size(good)} {what} are not finite"
-        raise NonFiniteValues(message)
 
 
 class Policy(ABC):
@@ -193,7 +103,17 @@ class Policy(ABC):
         """Choose up to q candidates; see `AcquisitionPolicy.select`."""
         shut = frozenset(closed) | {c.id for c in pending} | {row.candidate.id for row in dataset.rows}
         situation = Situation(
-            surrogate if self.needs() else None, space, q, problem, dataset, tuple(pending), shut, costs, seed
+            surrogate if self.needs() else None,
+            space,
+            q,
+            problem,
+            dataset,
+            tuple(pending),
+            shut,
+            costs,
+            seed,
+            feasibility=self.options.feasibility,
+            per_expense=self.options.per_expense,
         )
         if q < 1:
             return ()
@@ -259,6 +179,8 @@ class Policy(ABC):
             mean = [dict(zip(properties, map(float, row), strict=True)) for row in prediction.mean]
             sd = [dict(zip(properties, map(float, row), strict=True)) for row in prediction.sd]
         neighbours = _nearest(situation, chosen)
+        odds = _odds(situation, chosen)
+        expenses = _expenses(situation, chosen)
         common = {"pending": len(situation.pending), "seed": situation.seed}
         if isinstance(situation.space, FiniteSpace):
             common["open"] = open_count(situation.space, situation.closed) or 0
@@ -270,7 +192,16 @@ class Policy(ABC):
                 score=pick.score,
                 mean=frozen(mean[i]),
                 sd=frozen(sd[i]),
-                details=frozen({"rank": i + 1, **common, "nearest_measured": neighbours[i], **pick.details}),
+                details=frozen(
+                    {
+                        "rank": i + 1,
+                        **common,
+                        "nearest_measured": neighbours[i],
+                        **odds[i],
+                        **expenses[i],
+                        **pick.details,
+                    }
+                ),
             )
             for i, pick in enumerate(picks)
         )
@@ -302,3 +233,25 @@ def _nearest(situation: Situation, chosen: Sequence[Candidate]) -> list[list[str
     apart: Array = distances(features[: len(chosen)], features[len(chosen) :])
     order = np.argsort(apart, axis=1, kind="stable")[:, :NEAREST]
     return [[measured[j].id for j in row] for row in order]
+
+
+def _odds(situation: Situation, chosen: Sequence[Candidate]) -> list[dict[str, float]]:
+    """Say how likely each trial is to yield a value, where failed trials have told something."""
+    try:
+        if situation.predictor is None:
+            return [{} for _ in chosen]
+        return [{"probability_of_success": float(p)} for p in np.exp(situation.log_success(chosen))]
+    except NonFiniteValues:
+        return [{} for _ in chosen]
+
+
+def _expenses(situation: Situation, chosen: Sequence[Candidate]) -> list[dict[str, dict[str, float]]]:
+    """Say what each trial costs, the change-over from the pick before it included, where candidates differ in it."""
+    if not situation.problem.expenses:
+        return [{} for _ in chosen]
+    written, before = [], situation.before
+    for candidate in chosen:
+        one = situation.problem.expense(candidate, before=before)
+        written.append({"expense": {"cost": one.cost, "hours": one.hours}})
+        before = candidate
+    return written
