@@ -1,7 +1,8 @@
-"""README's tables of measured results, generated from `tests/benchmarks/results/NAME.json`.
+"""Tables of measured results, generated from `tests/benchmarks/results/NAME.json`.
 
-A table stands in README between ``<!-- results:NAME -->`` and ``<!-- /results -->``. `--write` makes it anew;
-`--check` fails when README and file differ, or when a result has no table.
+README shows each in short, between ``<!-- results:NAME -->`` and ``<!-- /results -->``; names after a colon choose what
+is measured: ``<!-- results:NAME: AF_80 EF_max -->``. Everything stands in `tests/benchmarks/README.md`. `--write` makes
+both anew; `--check` fails when a file differs from its results, or when a result has no table.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from tests.benchmarks.data import SOURCES
 RESULTS = Path(__file__).parent / "results"
 METRIC = re.compile(r"(.+?)(_(?:half|quarter)_(?:chosen_on|other|unseen))?(?:_minus_(.+))?")
 """Metric, the part of the data that it was measured on, and the arm that it is a difference to."""
-BLOCK = re.compile(r"(<!-- results:(?P<name>[a-z_]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- results:(?P<name>[a-z_]+)(?:: (?P<chosen>[^>]*?))? -->\n).*?(<!-- /results -->)", re.DOTALL)
+EVERYTHING = Path(__file__).with_name("README.md")
+BEFORE = "# Everything that is measured"
+INTRODUCTION = """
+Each benchmark is made of units (a fold, a seed, an arm) of at most twenty minutes; each finished unit is a line of
+`results/NAME.jsonl` with the hash of its protocol and the versions of what it used. `make bench-NAME` runs what is
+missing or stale, and says the hours left; `make docs` writes this page and README's tables from `results/NAME.json`.
+"""
 
 
 def number(value: float) -> str:
@@ -84,6 +92,41 @@ def table(name: str, content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def short(name: str, content: dict[str, Any], chosen: str | None) -> str:
+    """Write one result file as README shows it: the arms on the whole of the data, and where to find the rest.
+
+    Args:
+        name: of the benchmark.
+        content: of its JSON file.
+        chosen: names of metrics, separated by spaces; every one where None.
+
+    Raises:
+        SystemExit: a chosen metric is not measured.
+    """
+    plain = [row for row in content["rows"] if not any(METRIC.fullmatch(row["metric"]).groups()[1:])]  # type: ignore[union-attr]
+    metrics = list(dict.fromkeys(row["metric"] for row in plain))
+    wanted = chosen.split() if chosen else metrics
+    unknown = sorted(set(wanted) - set(metrics))
+    if unknown:
+        message = f"README wants {', '.join(unknown)} of {name}, which has {', '.join(metrics)}"
+        raise SystemExit(message)
+    rows = sorted((row for row in plain if row["metric"] in wanted), key=lambda row: wanted.index(row["metric"]))
+    order = {who: place for place, who in enumerate(dict.fromkeys(row["who"] for row in plain))}
+    lines = grid(sorted(rows, key=lambda row: order[row["who"]]))
+    seeds = sorted({row["n"] for row in rows if row.get("n")})
+    counts = f"; n = {seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}, median (interval)" if seeds else ""
+    foot = f"{content['work']} `{content['command']}`{counts}; [more](tests/benchmarks/README.md#{name})."
+    return "\n".join([*lines, "", foot, ""])
+
+
+def everything() -> str:
+    """Return the page that shows every result file in full."""
+    parts = [BEFORE, INTRODUCTION]
+    for path in sorted(RESULTS.glob("*.json")):
+        parts += [f"## {path.stem}\n", table(path.stem, json.loads(path.read_text()))]
+    return "\n".join(parts)
+
+
 def render(text: str) -> str:
     """Return README's text with every table made anew.
 
@@ -98,7 +141,7 @@ def render(text: str) -> str:
 
     def fresh(match: re.Match[str]) -> str:
         content = json.loads((RESULTS / f"{match['name']}.json").read_text())
-        return f"{match[1]}{table(match['name'], content)}{match[3]}"
+        return f"{match[1]}{short(match['name'], content, match['chosen'])}{match.groups()[-1]}"
 
     return BLOCK.sub(fresh, text)
 
@@ -111,13 +154,12 @@ def main() -> None:
     action.add_argument("--check", type=Path)
     arguments = parser.parse_args()
     readme = arguments.write or arguments.check
-    text = readme.read_text()
-    fresh = render(text)
-    if arguments.write:
-        readme.write_text(fresh)
-    elif fresh != text:
-        sys.exit("README's tables are not those of tests/benchmarks/results: run 'make docs'")
-    sys.stdout.write(f"{readme}: tables are current\n")
+    for path, fresh in ((readme, render(readme.read_text())), (EVERYTHING, everything())):
+        if arguments.write:
+            path.write_text(fresh)
+        elif not path.exists() or path.read_text() != fresh:
+            sys.exit(f"{path} does not show what tests/benchmarks/results holds: run 'make docs'")
+        sys.stdout.write(f"{path}: tables are current\n")
 
 
 if __name__ == "__main__":
