@@ -6,13 +6,13 @@ remembers. A restarted process builds it anew from the store, so a restart is ju
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from orchestrator import fitting, plugins
+from orchestrator.choosing import Choice, choose, queue_of, settle
 from orchestrator.config.amendments import differences, refuse_amendment
 from orchestrator.config.check import BY_HAND_STEP, check
 from orchestrator.config.defaults import IMPORTED
@@ -22,8 +22,6 @@ from orchestrator.domain import (
     Dataset,
     Problem,
     Quantity,
-    canonical_json,
-    sha256,
 )
 from orchestrator.errors import ConfigError
 from orchestrator.execution.clock import Clock
@@ -47,10 +45,12 @@ class Plan:
 
     Args:
         decision: its number.
-        trials: planned trials, best first.
+        trials: newly planned trials, best first.
         purpose: ``initial`` or ``acquisition``.
         policy: name of the policy that chose.
         seconds: wall time of the choice.
+        kept: trials that waited and were chosen again.
+        withdrawn: trials that waited and were not.
     """
 
     decision: int
@@ -58,6 +58,8 @@ class Plan:
     purpose: str
     policy: str
     seconds: float
+    kept: tuple[TrialInfo, ...] = ()
+    withdrawn: tuple[TrialInfo, ...] = ()
 
 
 class Campaign:
@@ -257,62 +259,80 @@ class Campaign:
         Raises:
             SpaceExhausted: nothing is left to propose.
         """
+        return self.settle(self.choose(q))
+
+    def choose(self, q: int, *, begun: Collection[int] | None = None) -> Choice:
+        """Choose up to q candidates without writing anything; see `settle`.
+
+        Args:
+            q: how many are wanted.
+            begun: numbers of the trials that are being carried out; trials that wait beside them are ranked anew. None
+                leaves everything that is planned as it is.
+
+        Returns:
+            The choice.
+
+        Raises:
+            SpaceExhausted: nothing is left to propose.
+        """
         now = self.standing()
-        dataset, trials = now.dataset, now.trials
-        number = now.decisions[-1].number + 1 if now.decisions else 1
-        fits = fitting.usable(self.store, self.name, self.planner, now.fits) if self.planner.learns else []
-        initial = self.planner.is_initial(now.planned, dataset) or (self.planner.learns and not fits)
-        if initial and now.planned < self.config.initial.trials and self.config.initial.use != IMPORTED:
-            q = min(q, self.config.initial.trials - now.planned)
-        fit = None if initial else fitting.proposing(fits)
-        pending = [trial.candidate for trial in trials if trial.state in OPEN]
-        closed = frozenset(trial.candidate.id for trial in trials) | self.store.vetoes(self.name)
-        chosen = self.planner.choose(
-            number,
-            q=q,
-            initial=initial,
-            dataset=dataset,
-            pending=pending,
-            closed=closed,
-            surrogate=self.planner.restore(self.store.fit_folder(fit.id)) if fit else None,
+        queued = () if begun is None else queue_of(now, begun)
+        return choose(self.store, self.name, self.planner, now, q=q, queued=queued)
+
+    def settle(self, choice: Choice, *, begun: Collection[int] = ()) -> Plan:
+        """Record a choice, plan its trials and withdraw the waiting ones that it left out, in one transaction.
+
+        Args:
+            choice: from `choose`.
+            begun: numbers of the trials that are being carried out by now; they are never withdrawn.
+
+        Returns:
+            The plan.
+        """
+        settled = settle(self.store, self.name, choice, self.step_plans(), begun)
+        chosen = choice.chosen
+        return Plan(
+            choice.number,
+            tuple(settled.made),
+            chosen.purpose,
+            chosen.policy,
+            chosen.seconds,
+            kept=tuple(settled.kept),
+            withdrawn=tuple(settled.withdrawn),
         )
-        made = self.store.record_decision(
-            self.name,
-            number=number,
-            policy=chosen.policy,
-            purpose=chosen.purpose,
-            proposals=chosen.proposals,
-            seen=_tokens(dataset),
-            seen_sha256=dataset.sha256,
-            pending=[candidate.id for candidate in pending],
-            closed_sha256=closed_sha256(closed),
-            fit=fit.id if fit else None,
-            seed=chosen.seed,
-            device=fit.report.device if fit else "cpu",
-            threads=_threads(),
-            seconds=chosen.seconds,
-            summary=chosen.summary,
-            steps=self.step_plans(),
-            note=fitting.line(fitting.judged(now, self.planner)) if fit else "",
-        )
-        return Plan(number, tuple(made), chosen.purpose, chosen.policy, chosen.seconds)
+
+    def withdraw(self, reason: str, *, begun: Collection[int] = ()) -> list[int]:
+        """Abandon the trials that wait: the campaign stops before they begin.
+
+        Args:
+            reason: why.
+            begun: numbers of the trials that are being carried out; they are never withdrawn.
+
+        Returns:
+            The numbers of the trials.
+        """
+        numbers = [trial.number for trial in queue_of(self.standing(), begun)]
+        if numbers:
+            self.store.withdraw(self.name, numbers, reason=reason)
+        return numbers
 
     def plan(self, q: int) -> Plan:
         """Train if due, then choose: `fit_if_due` and `propose` in one call."""
         self.fit_if_due()
         return self.propose(q)
 
-    def stop_reason(self, now: Standing | None = None) -> str | None:
+    def stop_reason(self, now: Standing | None = None, *, waiting: int = 0) -> str | None:
         """Say why no further trial should be planned, or None.
 
         Args:
             now: how the campaign stands; looked up where it is not given.
+            waiting: planned trials that may be exchanged for others.
         """
         now = now or self.standing()
         info, budget, spent = now.info, self.problem.budget, now.info.spent
         if info.state is not CampaignState.ACTIVE:
             return f"{info.state.value.lower()}: {info.state_reason}" if info.state_reason else info.state.value.lower()
-        if self.trials_left(now) == 0:
+        if not waiting and self.trials_left(now) == 0:
             return f"budget: all {budget.trials} trials are used"
         if budget.hours is not None and spent.hours >= budget.hours:
             return f"budget: {spent.hours:.2f} of {budget.hours:g} hours are used"
@@ -436,20 +456,6 @@ class Campaign:
         if isinstance(space, BoxSpace):
             return {axis.name: axis.unit for axis in space.axes()}
         return dict(space.parameter_units()) if isinstance(space, HasParameterUnits) else {}
-
-
-def closed_sha256(closed: frozenset[str]) -> str:
-    """Return the hash by which a decision remembers what it was not allowed to propose."""
-    return sha256(canonical_json(sorted(closed)))
-
-
-def _tokens(dataset: Dataset) -> list[int]:
-    return sorted({row.token for row in dataset.rows})
-
-
-def _threads() -> int:
-    """Read how many threads numerical libraries use; part of what a decision depends on."""
-    return int(os.environ.get("OMP_NUM_THREADS", "0")) or (os.cpu_count() or 1)
 
 
 def _renamed(config: CampaignConfig, name: str) -> CampaignConfig:

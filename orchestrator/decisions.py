@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from orchestrator.campaign import Campaign, closed_sha256
+from orchestrator.campaign import Campaign
+from orchestrator.choosing import closed_before, closed_sha256
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Candidate
 from orchestrator.errors import MatloopError
@@ -77,7 +78,7 @@ def _verify(
         return "the results that it saw are no longer what they were (superseded by a newer derived version?)"
     earlier: dict[str, Candidate] = {t.candidate.id: t.candidate for t in trials if t.decision < decision.number}
     vetoed = {event.note[:ID_DIGITS] for event in vetoes if event.at <= decision.made_at}
-    closed = frozenset(earlier) | frozenset(vetoed)
+    closed = closed_before(decision, trials) | frozenset(vetoed)
     if closed_sha256(closed) != decision.closed_sha256:
         return "the candidates that it was not allowed to propose cannot be gathered again"
     chosen = planner.choose(

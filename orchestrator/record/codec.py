@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,28 @@ def summary_to_json(summary: DecisionSummary) -> dict[str, Any]:
 def summary_from_json(content: Mapping[str, Any]) -> DecisionSummary:
     """Build a decision's summary from `summary_to_json` content."""
     return DecisionSummary(**content)
+
+
+def waiting_to_json(pending: Sequence[str], queued: Sequence[int], kept: Mapping[int, int]) -> Any:
+    """Return what a decision knew to be in flight, and what it did with what waited, as JSON content.
+
+    Args:
+        pending: candidate ids in flight.
+        queued: trials that waited and were ranked anew.
+        kept: by position among the proposals: the trial that was chosen again.
+    """
+    if not queued:
+        return list(pending)  # as every decision was stored before there were queues
+    places = {str(place): int(number) for place, number in kept.items()}
+    return {"pending": list(pending), "queued": sorted(int(number) for number in queued), "kept": places}
+
+
+def waiting_from_json(content: Any) -> tuple[tuple[str, ...], tuple[int, ...], dict[int, int]]:
+    """Read `waiting_to_json` content: pending ids, queued trials, kept trials by position."""
+    if not isinstance(content, Mapping):
+        return tuple(content), (), {}
+    kept = {int(place): int(number) for place, number in content["kept"].items()}
+    return tuple(content["pending"]), tuple(content["queued"]), kept
 
 
 def lenient(content: Any) -> Any:

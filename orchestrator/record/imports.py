@@ -9,7 +9,8 @@ from orchestrator.domain import Candidate, Dataset, DecisionSummary, Proposal, Q
 from orchestrator.record import statements, tables
 from orchestrator.record.base import current
 from orchestrator.record.database import Write
-from orchestrator.record.knowledge import Knowledge, write_decision
+from orchestrator.record.knowledge import Knowledge
+from orchestrator.record.planning import write_decision
 from orchestrator.record.recording import write_result
 from orchestrator.record.states import AttemptState, StepState
 from orchestrator.record.steps import dispatch_key

@@ -11,15 +11,14 @@ from sqlalchemy import Connection, Row, func, select
 
 from orchestrator.domain import Candidate, DecisionSummary, FitReport, Proposal
 from orchestrator.errors import Damaged, StoreError
-from orchestrator.record import codec, statements, tables
-from orchestrator.record.base import MICRO, StorePart, current, micro
+from orchestrator.record import codec, tables
+from orchestrator.record.base import MICRO, StorePart, current
 from orchestrator.record.database import Write
+from orchestrator.record.planning import NONE_KEPT, want_next, write_decision
+from orchestrator.record.queue import superseded, unneeded, withdraw, withdrawn_by
 from orchestrator.record.raw import folder_sha256, keep_folder
 from orchestrator.record.states import StepState, TrialState, trial_state
 from orchestrator.record.views import DecisionInfo, FitInfo, StepInfo, StepPlan, TrialInfo
-
-REPEATABLE = ("asked", "imported")
-"""Purposes of decisions that may name a candidate again: people repeat on purpose."""
 
 
 class Knowledge(StorePart):
@@ -60,7 +59,7 @@ class Knowledge(StorePart):
         said = f"fit {number} by {surrogate} on {report.labels} labels"
 
         def work(write: Write) -> int:
-            _want_next(write, tables.fit, "fit", number)
+            want_next(write, tables.fit, "fit", number)
             fit = write.insert(
                 tables.fit,
                 campaign_id=write.campaign,
@@ -129,6 +128,9 @@ class Knowledge(StorePart):
         summary: DecisionSummary,
         steps: Sequence[StepPlan],
         note: str = "",
+        queued: Sequence[int] = (),
+        kept: Mapping[int, int] = NONE_KEPT,
+        withdrawn: Sequence[int] = (),
     ) -> list[TrialInfo]:
         """Store a decision with its candidates, proposals, trials and steps: one transaction.
 
@@ -150,12 +152,16 @@ class Knowledge(StorePart):
             summary: for stopping rules.
             steps: what each trial consists of, in order.
             note: added to the event's note, for people.
+            queued: numbers of trials that waited and were ranked anew.
+            kept: by position among the proposals: the queued trial that is kept for it, so that none is made.
+            withdrawn: queued trials that were not chosen again; they are abandoned.
 
         Returns:
             The new trials.
 
         Raises:
             StoreError: the number is not the next one, a proposal is not storable, or a candidate has a trial already.
+            IllegalTransition: a trial to be withdrawn has begun.
         """
         given: dict[str, Any] = {
             "number": number,
@@ -171,11 +177,16 @@ class Knowledge(StorePart):
             "threads": threads,
             "seconds": seconds,
             "summary": summary,
+            "queued": queued,
+            "kept": kept,
         }
 
         def work(write: Write) -> list[int]:
+            withdraw(write, withdrawn, superseded(number))
             numbers = write_decision(write, proposals, steps, **given)
             said = f"decision {number} ({purpose}): trials {numbers}"
+            said += f", kept {sorted(kept.values())}" if kept else ""
+            said += f", withdrawn {sorted(withdrawn)}" if withdrawn else ""
             write.event("decision", policy, note="; ".join(filter(None, (said, note))))
             return numbers
 
@@ -184,6 +195,25 @@ class Knowledge(StorePart):
         with self._db.read() as connection:
             return self._trials(connection, campaign, tables.trial.c.number.in_(sorted(numbers)))
 
+    def withdraw(self, name: str, numbers: Sequence[int], *, reason: str, actor: str = "matloop") -> None:
+        """Abandon planned trials of which nothing has begun, because the campaign stops before them.
+
+        Args:
+            name: of the campaign.
+            numbers: of the trials.
+            reason: why.
+            actor: person or program.
+
+        Raises:
+            IllegalTransition: one of them has begun.
+        """
+
+        def work(write: Write) -> None:
+            withdraw(write, numbers, unneeded(reason))
+            write.event("withdraw", actor, note=f"trials {sorted(numbers)}: {reason}")
+
+        self._db.write(self._id(name), "withdraw", work)
+
     def decisions(self, name: str) -> list[DecisionInfo]:
         """Read the decisions of a campaign by number."""
         campaign = self._id(name)
@@ -191,10 +221,10 @@ class Knowledge(StorePart):
         with self._db.read() as connection:
             candidates = self._candidates_of(connection, campaign)
             chosen: dict[int, list[Proposal]] = defaultdict(list)
-            numbers: dict[int, list[int]] = defaultdict(list)
+            numbers: dict[int, list[int | None]] = defaultdict(list)
             query = (
                 select(proposal, trial.c.number)
-                .join(trial, trial.c.proposal_id == proposal.c.id)
+                .join(trial, trial.c.proposal_id == proposal.c.id, isouter=True)  # a kept trial has another proposal
                 .where(proposal.c.campaign_id == campaign)
                 .order_by(proposal.c.decision_id, proposal.c.position)
             )
@@ -203,8 +233,9 @@ class Knowledge(StorePart):
                 chosen[row.decision_id].append(codec.proposal_from_json(content, candidates[row.candidate_id]))
                 numbers[row.decision_id].append(row.number)
             query = decision.select().where(decision.c.campaign_id == campaign).order_by(decision.c.number)
+            ended = withdrawn_by(connection, campaign)
             return [
-                _decision_info(row, tuple(chosen[row.id]), tuple(numbers[row.id])) for row in connection.execute(query)
+                _decision_info(row, tuple(chosen[row.id]), numbers[row.id], ended) for row in connection.execute(query)
             ]
 
     def trials(self, name: str, *, states: Collection[TrialState] | None = None) -> list[TrialInfo]:
@@ -257,147 +288,6 @@ class Knowledge(StorePart):
         return [_trial_info(row, candidates[row.candidate_id], tuple(steps[row.id])) for row in rows]
 
 
-def _plan_trial(
-    write: Write,
-    proposal: Proposal,
-    steps: Sequence[StepPlan],
-    *,
-    decision: int,
-    position: int,
-    number: int,
-    purpose: str,
-) -> int:
-    candidate = _keep_candidate(write, proposal.candidate)
-    row = write.insert(
-        tables.proposal,
-        campaign_id=write.campaign,
-        decision_id=decision,
-        position=position,
-        candidate_id=candidate,
-        content=codec.to_text(codec.proposal_to_json(proposal), f"the proposal of {proposal.candidate.label!r}"),
-    )
-    trial = write.insert(
-        tables.trial,
-        campaign_id=write.campaign,
-        number=number,
-        decision_id=decision,
-        proposal_id=row,
-        candidate_id=candidate,
-        fidelity=proposal.fidelity,
-        replicate=_replicate(write, candidate, proposal, purpose),
-        charge="none",
-        sample="",
-        planned_at=write.now,
-    )
-    for index, plan in enumerate(steps):
-        write.insert(
-            tables.step,
-            campaign_id=write.campaign,
-            trial_id=trial,
-            position=index,
-            name=plan.name,
-            instrument=plan.instrument,
-            capability=plan.capability,
-            cost=micro(plan.cost),
-            state=StepState.PLANNED,
-            reason="",
-            owner="",
-            fence=0,
-            attempts=0,
-        )
-    return trial
-
-
-def write_decision(
-    write: Write,
-    proposals: Sequence[Proposal],
-    steps: Sequence[StepPlan],
-    *,
-    number: int,
-    purpose: str,
-    seen: Sequence[int],
-    pending: Sequence[str],
-    fit: int | None,
-    summary: DecisionSummary,
-    **plain: Any,
-) -> list[int]:
-    """Append a decision with its candidates, proposals, trials and steps; see `Knowledge.record_decision`.
-
-    Returns:
-        The numbers of the new trials.
-
-    Raises:
-        StoreError: the number is not the next one, there are no steps, or a candidate has a trial already.
-    """
-    if not steps:
-        message = "a trial needs at least one step; the campaign's procedure is empty"
-        raise StoreError(message)
-    _want_next(write, tables.decision, "decision", number)
-    decision = write.insert(
-        tables.decision,
-        campaign_id=write.campaign,
-        number=number,
-        purpose=purpose,
-        seen=codec.to_text(sorted(int(token) for token in seen), "the rows seen"),
-        pending=codec.to_text(list(pending), "the pending candidates"),
-        fit_id=fit,
-        summary=codec.to_text(codec.summary_to_json(summary), "the summary"),
-        revision=current(write).revision,
-        at=write.now,
-        **plain,
-    )
-    count = select(func.count()).select_from(tables.trial).where(tables.trial.c.campaign_id == write.campaign)
-    first = write.connection.execute(count).scalar_one() + 1
-    for i, proposal in enumerate(proposals):
-        _plan_trial(write, proposal, steps, decision=decision, position=i, number=first + i, purpose=purpose)
-    return [first + i for i in range(len(proposals))]
-
-
-def _keep_candidate(write: Write, candidate: Candidate) -> int:
-    table = tables.candidate
-    query = statements.by(table, "campaign_id", "sha")
-    found = write.connection.execute(query, {"campaign_id": write.campaign, "sha": candidate.id}).first()
-    if found is not None:
-        return int(found.id)
-    content = {**candidate.to_json(), "attributes": codec.lenient(candidate.attributes)}
-    return write.insert(
-        table,
-        campaign_id=write.campaign,
-        sha=candidate.id,
-        label=candidate.label,
-        content=codec.to_text(content, f"candidate {candidate.label!r}"),
-    )
-
-
-def _replicate(write: Write, candidate: int, proposal: Proposal, purpose: str) -> int:
-    """Number a trial among those of its candidate; a repeat that nobody asked for is refused."""
-    same = {"campaign_id": write.campaign, "candidate_id": candidate, "fidelity": proposal.fidelity}
-    states: dict[int, list[StepState]] = {}
-    for row in write.connection.execute(statements.by(tables.trial, *same), same).all():
-        steps = write.connection.execute(statements.by(tables.step, "trial_id"), {"trial_id": row.id})
-        states[row.number] = [StepState(one.state) for one in steps]
-    ended_badly = (TrialState.FAILED, TrialState.ABANDONED)
-    alive = [number for number, found in states.items() if trial_state(found) not in ended_badly]
-    if alive and purpose not in REPEATABLE and not proposal.details.get("replicate"):
-        message = (
-            f"candidate {proposal.candidate.label!r} has trial {alive[0]} already; a policy that repeats a measurement "
-            "on purpose says so with details={'replicate': True} in its proposal"
-        )
-        raise StoreError(message)
-    return len(states)
-
-
-def _want_next(write: Write, table: Any, what: str, number: int) -> None:
-    query = select(func.max(table.c.number)).where(table.c.campaign_id == write.campaign)
-    last = write.connection.execute(query).scalar() or 0
-    if number != last + 1:
-        message = (
-            f"{what} {number} cannot be stored: the last one is {last}, so {last + 1} is expected; another process may "
-            "have gone on: read the campaign again"
-        )
-        raise StoreError(message)
-
-
 def _fit_info(row: Row[Any]) -> FitInfo:
     return FitInfo(
         id=row.id,
@@ -413,26 +303,31 @@ def _fit_info(row: Row[Any]) -> FitInfo:
     )
 
 
-def _decision_info(row: Row[Any], proposals: tuple[Proposal, ...], trials: tuple[int, ...]) -> DecisionInfo:
+def _decision_info(
+    row: Row[Any], proposals: tuple[Proposal, ...], trials: Sequence[int | None], ended: Mapping[int, str]
+) -> DecisionInfo:
     summary: Mapping[str, Any] = codec.from_text(row.summary)
+    pending, queued, kept = codec.waiting_from_json(codec.from_text(row.pending))
     return DecisionInfo(
         number=row.number,
         policy=row.policy,
         purpose=row.purpose,
         seen=tuple(codec.from_text(row.seen)),
         seen_sha256=row.seen_sha256,
-        pending=tuple(codec.from_text(row.pending)),
+        pending=pending,
         closed_sha256=row.closed_sha256,
         fit=row.fit_id,
         seed=row.seed,
         device=row.device,
         threads=row.threads,
         proposals=proposals,
-        trials=trials,
+        trials=tuple(kept[i] if number is None else number for i, number in enumerate(trials)),
         summary=codec.summary_from_json(summary),
         seconds=row.seconds,
         made_at=row.at,
         revision=row.revision,
+        queued=queued,
+        withdrawn=tuple(number for number in queued if ended.get(number) == superseded(row.number)),
     )
 
 

@@ -149,7 +149,10 @@ class DecisionInfo:
         pending: candidate ids in flight.
         closed_sha256: hash of the ids that were not to be proposed.
         fit: id (`FitInfo.id`) of the fit that was used.
+        trials: of its proposals, in their order; those that were chosen again from the queue among them.
         seconds: wall time of choosing.
+        queued: trials that were planned and not begun, and were ranked anew.
+        withdrawn: those of them that were not chosen again.
     """
 
     number: int
@@ -169,6 +172,8 @@ class DecisionInfo:
     seconds: float
     made_at: int
     revision: int
+    queued: tuple[int, ...] = ()
+    withdrawn: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
