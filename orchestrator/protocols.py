@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
 from orchestrator.domain import (
@@ -121,7 +123,7 @@ class SafeState(Protocol):
 
 # --- surrogates -----------------------------------------------------------------------------------------------------
 
-Support = Literal["structure", "composition", "parameters", "uncertainty", "draws", "botorch", "feasibility"]
+Support = Literal["structure", "composition", "parameters", "uncertainty", "draws", "botorch", "feasibility", "classes"]
 
 
 @runtime_checkable
@@ -211,6 +213,40 @@ class HasParameterUnits(Protocol):
         """Return the unit of each numeric parameter."""
 
 
+@runtime_checkable
+class ColumnarSpace(FiniteSpace, Protocol):
+    """A listed space of so many candidates that they are kept as arrays; made one by one when they are looked at.
+
+    Positions count the candidates in the order of their ids, which is the order of `candidates` too.
+    """
+
+    def count(self) -> int:
+        """Return the number of candidates, n."""
+
+    def ids(self) -> npt.NDArray[np.bytes_]:
+        """Return the ids as 32 bytes each, sorted: n."""
+
+    def take(self, positions: Sequence[int] | npt.NDArray[np.intp]) -> list[Candidate]:
+        """Make the candidates at the given positions."""
+
+    def ranges(self) -> Mapping[str, tuple[float, float] | frozenset[str]]:
+        """Return the smallest and the largest value, or the names, of each parameter."""
+
+    def features(self) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+        """Return plain numbers of every candidate, n × d, and the names of the columns."""
+
+
+@runtime_checkable
+class GrowingSpace(FiniteSpace, Protocol):
+    """Mix-in of listed spaces to which candidates may be added while a campaign runs; none may be taken away."""
+
+    def growing(self) -> bool:
+        """Say whether this one may grow; where it does not, `refresh` does nothing."""
+
+    def refresh(self) -> bool:
+        """Look where candidates come from, between decisions; say whether anything is new."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """One dimension of a box.
@@ -261,6 +297,20 @@ class BoxSpace(SearchSpace, Protocol):
         Raises:
             SpaceError: the rounded point lies outside the bounds or constraints.
         """
+
+
+@runtime_checkable
+class ProductSpace(SearchSpace, Protocol):
+    """A space of materials under process parameters: which compound, at which temperature."""
+
+    def materials(self) -> FiniteSpace:
+        """Return the listed space of what is to be made."""
+
+    def settings(self) -> BoxSpace:
+        """Return the box of parameters."""
+
+    def join(self, material: Candidate, settings: Candidate) -> Candidate:
+        """Return the material under the settings as one candidate."""
 
 
 @runtime_checkable

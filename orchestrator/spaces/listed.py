@@ -35,6 +35,10 @@ class Listed:
             message += " removed most"
             raise SpaceError(message)
         self._kind = kind
+        self._hold(candidates, facts)
+
+    def _hold(self, candidates: Sequence[Candidate], facts: Mapping[str, Json]) -> None:
+        """Hold these candidates from now on."""
         self._candidates = tuple(candidates)
         self._facts = dict(facts)
         self._by_id = {candidate.id: candidate for candidate in self._candidates}

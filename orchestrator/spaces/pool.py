@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -76,6 +76,7 @@ class Pool(Listed):
         duplicates: Literal["refuse", "drop"] = "refuse"
         unreadable: Literal["refuse", "skip"] = "refuse"
         cache: bool = Field(default=True, description="keep what was read of structures in the user's cache folder")
+        watch: bool = Field(default=False, description="read the file or folder again when it grew, between decisions")
 
         @model_validator(mode="after")
         def _one_meaning(self) -> Self:
@@ -85,9 +86,35 @@ class Pool(Listed):
             return self
 
     def __init__(self, options: Options) -> None:
+        self._options = options
+        self._seen = cache.signature(options.path) if options.watch else ()
+        super().__init__("pool", *self._read())
+
+    def parameter_units(self) -> Mapping[str, str]:
+        """Return the unit of each numeric parameter that is given one."""
+        return units_of(self._options.parameters)
+
+    def growing(self) -> bool:
+        """Say whether it is watched."""
+        return self._options.watch
+
+    def refresh(self) -> bool:
+        """Read the file or folder again if it is watched and was written; see `GrowingSpace`."""
+        if not self._options.watch or cache.signature(self._options.path) == self._seen:
+            return False
+        seen = cache.signature(self._options.path)
+        before = {candidate.id for candidate in self._candidates}
+        self._hold(*self._read())
+        self._seen = seen
+        return {candidate.id for candidate in self._candidates} != before
+
+    def _read(self) -> tuple[Sequence[Candidate], Mapping[str, Json]]:
+        """Read the candidates and what was left out, from the cache where they are there."""
+        options = self._options
         try:
             told = kind_of(options.path, options.kind)
-            key = cache.key(options.path, canonical_json(options.model_dump(mode="json", exclude={"path", "cache"})))
+            chosen = options.model_dump(mode="json", exclude={"path", "cache", "watch"})
+            key = cache.key(options.path, canonical_json(chosen))
             stored = cache.read(key) if options.cache else None
             if stored is None:
                 found, facts = _Reader(options, told).read()
@@ -98,9 +125,13 @@ class Pool(Listed):
         except MaterialError as error:
             message = f"space pool: {error}"
             raise SpaceError(message) from error
-        super().__init__(
-            "pool", found, {"file": options.path.name, "file_sha256": cache.hash_of(options.path), **facts}
-        )
+        return found, {"file": options.path.name, "file_sha256": cache.hash_of(options.path), **facts}
+
+
+def units_of(parameters: Mapping[str, Column]) -> dict[str, str]:
+    """Return the units of numeric columns that are given one; the others' are the instrument's."""
+    given = {name: column for name, column in parameters.items() if "unit" in column.model_fields_set}
+    return {name: column.unit for name, column in given.items() if not column.text}
 
 
 class _Reader:
@@ -159,7 +190,7 @@ class _Reader:
         atoms = len(crystal.species) if crystal else 0
         if self._filtered(atoms, composition):
             return None
-        attributes = {name: _plain(entry.facts[name]) for name in o.keep}
+        attributes = {name: plain(entry.facts[name]) for name in o.keep}
         attributes["source_id"] = str(entry.facts[o.id_column]) if o.id_column else entry.name
         shown = ", ".join(f"{name}={value}" for name, value in parameters.items())
         label = str(entry.facts[o.label_column]) if o.label_column else " ".join(filter(None, (composition, shown)))
@@ -171,10 +202,6 @@ class _Reader:
             crystal_key=crystal_key(crystal) if crystal else None,
             attributes=attributes,
         )
-
-    def parameter_units(self) -> Mapping[str, str]:
-        """Return the unit of each numeric parameter."""
-        return {name: column.unit for name, column in self._options.parameters.items() if not column.text}
 
     def _check_columns(self, entry: Entry) -> None:
         """Refuse names that the file does not have; the first entry tells."""
@@ -222,7 +249,7 @@ def _parameter(entry: Entry, name: str, column: Column) -> Value:
     if column.text and text:
         return text
     try:
-        number = float(text)
+        number = float(text) + 0.0  # -0.0 is 0.0
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
@@ -233,7 +260,7 @@ def _parameter(entry: Entry, name: str, column: Column) -> Value:
     return round(round(number / column.resolution) * column.resolution, DIGITS)
 
 
-def _plain(value: Any) -> Json:
+def plain(value: Any) -> Json:
     """Return a cell as a number where it is one."""
     try:
         number = float(value)
