@@ -73,6 +73,24 @@ class PredictsSuccess(Protocol):
 
 
 @runtime_checkable
+class Classifies(Protocol):
+    """Mix-in of surrogates that support ``classes``: the values of a property are whole numbers that name classes.
+
+    Means and standard deviations are those of the label; here is what can be read of the classes themselves.
+    """
+
+    def classes(self, name: str) -> tuple[int, ...]:
+        """Return the classes of a property that were measured so far, ascending; k of them."""
+
+    def chances(self, candidates: Sequence[Candidate], name: str, s: int, seed: int) -> Array:
+        """Return the probability of each class under each of `s` functions, s × n × k.
+
+        The functions are fixed by (fit, dataset of the last update, seed), as those of `draw`; their mean is what is
+        believed, their spread is what is not known.
+        """
+
+
+@runtime_checkable
 class KnowsItsDomain(Protocol):
     """Mix-in of surrogates that can tell a candidate unlike everything they were trained on."""
 
@@ -147,3 +165,31 @@ class Transfers(Protocol):
         Raises:
             SurrogateError: the fit is of another kind or another network.
         """
+
+
+@runtime_checkable
+class JudgesFidelities(Protocol):
+    """Mix-in of surrogates that know what a cheaper, less trusted result would tell of the target."""
+
+    def informs(self, candidates: Sequence[Candidate], fidelities: Sequence[str]) -> Array:
+        """Return the share of the target's variance that a result of each fidelity would remove, n × fidelities.
+
+        0 says that nothing is learned, 1 that the target would be known: from labels that took no part in learning,
+        where the surrogate can tell. A fidelity that it has not learned from says nothing.
+
+        Args:
+            candidates: n candidates.
+            fidelities: names; the target is not among them.
+        """
+
+
+@runtime_checkable
+class ChoosesFidelity(Protocol):
+    """Mix-in of acquisition policies that choose the fidelity of a trial too.
+
+    They see results of every fidelity, and in `closed` beside ids also `closed_at` names: what is measured or in flight
+    at one fidelity and may still be proposed at another.
+    """
+
+    def chooses_fidelity(self) -> bool:
+        """Say so."""

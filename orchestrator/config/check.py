@@ -6,11 +6,14 @@ instruments know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.abilities import ChoosesFidelity
 from orchestrator.config.building import Builder
-from orchestrator.config.defaults import IMPORTED, default_surrogate
+from orchestrator.config.combinations import INPUTS, policies_for, surrogates_for
+from orchestrator.config.defaults import IMPORTED, MULTI_FIDELITY, default_surrogate
+from orchestrator.config.messages import nearest
 from orchestrator.config.past_results import PastResult, PastResults, TableOptions, read_table
 from orchestrator.config.procedure import (
     ProcedureCheck,
@@ -19,16 +22,14 @@ from orchestrator.config.procedure import (
     instrument_use,
 )
 from orchestrator.config.read import Loaded
-from orchestrator.config.schema import CampaignConfig, LabConfig
+from orchestrator.config.schema import CampaignConfig, LabConfig, StepConfig
+from orchestrator.config.source import Path_
 from orchestrator.domain import Description, Problem
 from orchestrator.errors import IncompatibleError
 from orchestrator.protocols import AcquisitionPolicy, BoxSpace, FiniteSpace, HasReference, SearchSpace, Surrogate
 
 BY_HAND_STEP = "measure"
 """Name of the one step of a campaign without a procedure, which people measure and tell."""
-
-INPUTS = frozenset({"structure", "composition", "parameters"})
-"""What a space offers and a surrogate can learn from; the rest of `Support` is what it can answer."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class _Check:
         for i, rule in enumerate(self.config.stop):
             self.builder.build("stopping", rule.use, rule.options, ("stop", i))
         self._worth_saying(space, descriptions)
+        self._levels(policy)
         return Checked(
             notices=tuple(self.notices),
             past_results=past.rows,
@@ -123,10 +125,10 @@ class _Check:
 
     def _instruments(self) -> dict[str, Description]:
         descriptions: dict[str, Description] = {}
-        for i, step in enumerate(self.config.procedure):
+        for place, step in self._steps():
             if step.instrument in descriptions:
                 continue
-            name, of_lab = instrument_use(self.config, self.loaded.lab, i, self.source)
+            name, of_lab = instrument_use(self.config, self.loaded.lab, step, place, self.source)
             builder = self.lab_builder if of_lab else self.builder
             use = self.loaded.lab.instruments[name] if of_lab else self.config.instruments[name]
             at = ("instruments", name)
@@ -138,6 +140,13 @@ class _Check:
                 raise self.source.error(message, ("instruments", name), of_key=True)
         self._envelopes(descriptions)
         return descriptions
+
+    def _steps(self) -> list[tuple[Path_, StepConfig]]:
+        """List the steps of every fidelity with their places in the file, the target's first."""
+        steps: list[tuple[Path_, StepConfig]] = [(("procedure", i), s) for i, s in enumerate(self.config.procedure)]
+        for name, fidelity in self.config.fidelities.items():
+            steps += [(("fidelities", name, "procedure", i), s) for i, s in enumerate(fidelity.procedure)]
+        return steps
 
     def _envelopes(self, descriptions: Mapping[str, Description]) -> None:
         for name, description in descriptions.items():
@@ -155,6 +164,16 @@ class _Check:
     def _measured(self, space: SearchSpace, descriptions: Mapping[str, Description]) -> None:
         procedure = ProcedureCheck(self.config, self.loaded.lab, descriptions, space, self.source)
         procedure.run()
+        for name in self.config.fidelities:
+            below = ProcedureCheck(self.config, self.loaded.lab, descriptions, space, self.source, fidelity=name)
+            below.run()
+            found = {one: (o.unit, "its step") for one, o in below.measured().items()}
+            for derived in self.config.derived:
+                if derived.source in below.capabilities:
+                    function = self.builder.build("derived", derived.use, derived.options, ("derived",))
+                    found[derived.property] = (function.unit(), f"{derived.use!r}")
+            if below.procedure:
+                check_measured(self.config, found, self.source, name)
         steps = [s.step for s in self.config.procedure] or [BY_HAND_STEP]
         measured = {name: (o.unit, "its step") for name, o in procedure.measured().items()}
         for i, derived in enumerate(self.config.derived):
@@ -210,22 +229,26 @@ class _Check:
         needs = policy.needs()
         if self.config.surrogate is None and not needs:
             return None
-        use = self.config.surrogate or default_surrogate(space)
+        use = self.config.surrogate or default_surrogate(space, self.config)
         surrogate: Surrogate = self.builder.build("surrogates", use.use, use.options, ("surrogate",))
         supports, offers = surrogate.supports(), space.offers()
         takes = supports & INPUTS
         blind_to_parameters = "parameters" in offers and "parameters" not in takes
+        modules = self.loaded.lab.allowed_modules
         if not takes & offers or blind_to_parameters:
+            fitting = surrogates_for(offers, needs, default_surrogate(space, self.config).use, modules)
             message = (
                 f"surrogate {use.use!r} learns from {_words(takes)}, and the space {self.config.space.use!r} offers"
-                f" {_words(offers)}; use {default_surrogate(space).use!r}"
+                f" {_words(offers)}; use {_either(fitting)}"
             )
             raise self.source.error(message, ("surrogate", "use"))
         lacking = needs - supports
         if lacking:
+            fitting = surrogates_for(offers, needs, default_surrogate(space, self.config).use, modules)
             message = (
                 f"policy {self.config.acquisition.use!r} needs {_words(lacking)} of a surrogate, and {use.use!r}"
-                f" supports {_words(supports)}; choose another policy or surrogate ('matloop plugins' lists them)"
+                f" supports {_words(supports)}; what works here: the surrogate {_either(fitting)}, or with"
+                f" {use.use!r} the policy {_either(policies_for(supports))} ('matloop plugins' lists them)"
             )
             raise self.source.error(message, ("acquisition", "use"))
         return surrogate
@@ -266,6 +289,33 @@ class _Check:
             count = len(space.candidates())
             if trials is not None and trials > count:
                 self.notices.append(f"the budget ({trials} trials) is larger than the space ({count} candidates)")
+
+    def _levels(self, policy: AcquisitionPolicy) -> None:
+        """Check what is said of fidelities and of earlier campaigns against what chooses and learns."""
+        config = self.config
+        if config.fidelities and not isinstance(policy, ChoosesFidelity):
+            self.notices.append(
+                f"policy {config.acquisition.use!r} measures at the target only: no trial of"
+                f" {', '.join(config.fidelities)} is ever chosen; 'acquisition: {{use: fidelity_choice}}' chooses"
+            )
+        blind = config.surrogate is not None and config.surrogate.use != MULTI_FIDELITY
+        if blind and (config.fidelities or config.earlier):
+            self.notices.append(
+                f"the surrogate is told to be {config.surrogate.use if config.surrogate else ''!r}, which learns from"
+                f" results of the target alone; {MULTI_FIDELITY!r} around it learns from the others too"
+            )
+        for i, earlier in enumerate(config.earlier):
+            if earlier.campaign == config.name:
+                message = "a campaign cannot start from its own results; name another one of the same database"
+                raise self.source.error(message, ("earlier", i, "campaign"))
+            for name in earlier.properties:
+                if name not in self.problem.properties:
+                    message = f"{name!r} is no property of this campaign; {nearest(name, self.problem.properties)}"
+                    raise self.source.error(message, ("earlier", i, "properties", name), of_key=True)
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(repr(name) for name in names[:4]) or "(none is installed)"
 
 
 def _words(names: frozenset[str]) -> str:

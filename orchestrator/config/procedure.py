@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.config.messages import nearest
 from orchestrator.config.schema import CampaignConfig, FixedInput, FromInput, LabConfig, StepConfig
 from orchestrator.config.source import Path_, Source
-from orchestrator.domain import Capability, Description, Output, Parameter
+from orchestrator.domain import TARGET, Capability, Description, Output, Parameter
 from orchestrator.errors import ConfigError
 from orchestrator.protocols import Axis, BoxSpace, FiniteSpace, HasParameterUnits, SearchSpace
 from orchestrator.units import convert, same_dimension
@@ -69,7 +69,7 @@ def _of_axis(axis: Axis) -> Offered:
 
 
 class ProcedureCheck:
-    """Checks one campaign's procedure against its instruments and its space.
+    """Checks the procedure of one fidelity against its instruments and its space.
 
     Args:
         config: the campaign.
@@ -77,6 +77,7 @@ class ProcedureCheck:
         descriptions: what each instrument can do.
         space: where candidates come from.
         source: the campaign file, for lines.
+        fidelity: whose procedure is checked.
     """
 
     def __init__(
@@ -86,8 +87,12 @@ class ProcedureCheck:
         descriptions: Mapping[str, Description],
         space: SearchSpace,
         source: Source,
+        *,
+        fidelity: str = TARGET,
     ) -> None:
         self.config = config
+        self.procedure = config.procedures[fidelity]
+        self.at: Path_ = ("procedure",) if fidelity == TARGET else ("fidelities", fidelity, "procedure")
         self.lab = lab
         self.descriptions = descriptions
         self.space = space
@@ -102,14 +107,14 @@ class ProcedureCheck:
         Raises:
             ConfigError: the first thing that is wrong.
         """
-        for i, step in enumerate(self.config.procedure):
-            at: Path_ = ("procedure", i)
+        for i, step in enumerate(self.procedure):
+            at: Path_ = (*self.at, i)
             capability = self._capability(step, at)
             self._structure_input(step, capability, at)
             self._inputs(step, capability, at)
             self.capabilities[step.step] = capability
         unused = sorted(set(self.parameters) - self._used)
-        if self.config.procedure and unused and isinstance(self.space, BoxSpace):
+        if self.procedure and unused and self.at == ("procedure",) and isinstance(self.space, BoxSpace):
             taken = [p.name for c in self.capabilities.values() for p in c.parameters]
             message = (
                 f"no step uses the parameter {unused[0]!r} of the space; {nearest(unused[0], taken)}"
@@ -211,7 +216,7 @@ class ProcedureCheck:
         if origin == "candidate":
             self._from_candidate(name, at, structure=structure)
             return name, None
-        steps = [s.step for s in self.config.procedure]
+        steps = [s.step for s in self.procedure]
         if origin not in self.capabilities:
             if origin in steps:
                 message = (
@@ -293,21 +298,31 @@ class ProcedureCheck:
         return *tight, " (safety envelope of the lab file)" if tight != (least, most) else ""
 
 
-def check_measured(config: CampaignConfig, measured: Mapping[str, tuple[str, str]], source: Source) -> None:
-    """Check that every objective and constraint is measured, in a unit of its dimension.
+def check_measured(
+    config: CampaignConfig, measured: Mapping[str, tuple[str, str]], source: Source, fidelity: str = TARGET
+) -> None:
+    """Check that every objective and constraint is measured, in a unit of its dimension; below the target, one is.
 
     Args:
         config: the campaign.
         measured: property → its unit and who gives it.
         source: the campaign file.
+        fidelity: whose procedure measures.
 
     Raises:
         ConfigError: a property is not measured, or the dimension is another.
     """
-    wanted: Iterable[tuple[str, str, Path_]] = [
+    wanted: list[tuple[str, str, Path_]] = [
         *((o.property, o.unit, ("objectives", i)) for i, o in enumerate(config.objectives)),
         *((c.property, c.unit, ("constraints", i)) for i, c in enumerate(config.constraints)),
     ]
+    if fidelity != TARGET:
+        below: Path_ = ("fidelities", fidelity, "procedure")
+        if not any(name in measured for name, _, _ in wanted):
+            names = ", ".join(dict.fromkeys(name for name, _, _ in wanted))
+            message = f"fidelity {fidelity!r} measures none of {names}: nothing of the target could be learned from it"
+            raise source.error(message, below)
+        wanted = [(name, unit, below) for name, unit, _ in wanted if name in measured]
     for name, unit, at in wanted:
         if name not in measured:
             message = f"no step measures {name!r}, and nothing derives it; {nearest(name, measured)}"
@@ -315,7 +330,7 @@ def check_measured(config: CampaignConfig, measured: Mapping[str, tuple[str, str
         given, who = measured[name]
         if not same_dimension(given, unit):
             message = f"{name!r} is wanted in {unit}, and {who} gives it in {given}: they measure different things"
-            raise source.error(message, (*at, "unit"))
+            raise source.error(message, (*at, "unit") if fidelity == TARGET else at)
 
 
 def check_units_agree(config: CampaignConfig, source: Source) -> None:
@@ -330,13 +345,15 @@ def check_units_agree(config: CampaignConfig, source: Source) -> None:
             raise source.error(message, ("constraints", i, "unit"))
 
 
-def instrument_use(config: CampaignConfig, lab: LabConfig, i: int, source: Source) -> tuple[str, bool]:
-    """Say which instrument a step names, and whether it is the lab's.
+def instrument_use(
+    config: CampaignConfig, lab: LabConfig, step: StepConfig, at: Path_, source: Source
+) -> tuple[str, bool]:
+    """Say which instrument a step, which stands at `at`, names, and whether it is the lab's.
 
     Raises:
         ConfigError: there is none of that name, or two.
     """
-    name = config.procedure[i].instrument
+    name = step.instrument
     if name in config.instruments and name in lab.instruments:
         message = f"the lab file has an instrument {name!r} too; give the campaign's own another name"
         raise source.error(message, ("instruments", name), of_key=True)
@@ -347,5 +364,5 @@ def instrument_use(config: CampaignConfig, lab: LabConfig, i: int, source: Sourc
     known = [*config.instruments, *lab.instruments]
     hint = nearest(name, known) if known else "declare it under 'instruments', or in lab.yaml"
     message = f"there is no instrument {name!r}; {hint}"
-    error: ConfigError = source.error(message, ("procedure", i, "instrument"))
+    error: ConfigError = source.error(message, (*at, "instrument"))
     raise error

@@ -274,6 +274,14 @@ class CampaignConfig(_Strict):
         default=False, description="allow a surrogate that knows what its instrument knows; the report says so"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _chooses_among_fidelities(cls, content: Any) -> Any:
+        """Choose the fidelity too where there are several and the file does not say what chooses."""
+        if isinstance(content, dict) and content.get("fidelities") and "acquisition" not in content:
+            return {**content, "acquisition": {"use": "fidelity_choice"}}
+        return content
+
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         _no_twice("objectives", [o.property for o in self.objectives])
@@ -283,6 +291,15 @@ class CampaignConfig(_Strict):
         if TARGET in self.fidelities:
             message = f"'{TARGET}' is the campaign's own procedure; give the cheaper fidelity another name"
             raise ValueError(message)
+        for name, fidelity in self.fidelities.items():
+            _no_twice(f"fidelities.{name}.procedure", [s.step for s in fidelity.procedure])
+            if bool(fidelity.procedure) != bool(self.procedure):
+                message = (
+                    f"fidelity {name!r} lacks a 'procedure', and the target has one"
+                    if self.procedure
+                    else f"fidelity {name!r} has a 'procedure', and the target has none"
+                ) + ": either instruments measure all fidelities, or people do"
+                raise ValueError(message)
         if self.plan_when_free > self.parallel:
             message = (
                 f"'plan_when_free' ({self.plan_when_free}) is above 'parallel' ({self.parallel}): lower it, or raise"
@@ -303,6 +320,16 @@ class CampaignConfig(_Strict):
             budget=Budget(self.budget.trials, self.budget.hours, self.budget.cost),
             expenses=self.expenses.expenses(),
         )
+
+    @property
+    def procedures(self) -> dict[str, tuple[StepConfig, ...]]:
+        """What a trial does at each fidelity, the target last."""
+        return {name: one.procedure for name, one in self.fidelities.items()} | {TARGET: self.procedure}
+
+    @property
+    def priced(self) -> bool:
+        """Whether a trial's price follows `expenses` and `fidelities`, not the sum of its steps' costs."""
+        return bool(self.fidelities) or self.expenses.cost is not None or bool(self.expenses.expenses())
 
     def snapshot(self) -> dict[str, Any]:
         """Return the file's content as JSON content, defaults filled in."""

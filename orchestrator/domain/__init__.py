@@ -6,12 +6,14 @@ and constrained ones), `s` draws or ensemble members.
 
 from orchestrator.domain.candidates import Candidate, Crystal, Quantity
 from orchestrator.domain.canonical import (
+    EARLIER,
     TARGET,
     Array,
     Json,
     JsonObject,
     Value,
     canonical_json,
+    closed_at,
     derive_seed,
     frozen,
     sha256,
@@ -42,6 +44,7 @@ from orchestrator.domain.orders import (
 from orchestrator.domain.problem import Budget, Constraint, Fidelity, Goal, Objective, Problem
 
 __all__ = [
+    "EARLIER",
     "TARGET",
     "Absent",
     "Array",
@@ -92,6 +95,7 @@ __all__ = [
     "Value",
     "Whereabouts",
     "canonical_json",
+    "closed_at",
     "derive_seed",
     "frozen",
     "sha256",

@@ -21,6 +21,15 @@ TARGET = "target"
 """Name of the fidelity that the objectives are about."""
 
 
+EARLIER = "earlier:"
+"""What the fidelities of results of earlier campaigns begin with; the campaign's name follows."""
+
+
+def closed_at(candidate_id: str, fidelity: str) -> str:
+    """Name a candidate that must not be proposed at one fidelity; at the target that is its id itself."""
+    return candidate_id if fidelity == TARGET else f"{candidate_id}@{fidelity}"
+
+
 def canonical_json(content: Any) -> str:
     """Write JSON in the one way that is hashed: sorted keys, no spaces, no NaN, no -0.0.
 

@@ -155,6 +155,11 @@ class Dataset:
         )
 
     @property
+    def of_target(self) -> Dataset:
+        """What is known of the target: its own values, and every failure; values of other fidelities are left out."""
+        return Dataset(tuple(row for row in self.rows if row.fidelity == TARGET or row.outcome is Outcome.FAILED))
+
+    @property
     def failures(self) -> tuple[Row, ...]:
         """Rows of the trials that failed."""
         return tuple(row for row in self.rows if row.outcome is Outcome.FAILED)

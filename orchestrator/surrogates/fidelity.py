@@ -7,7 +7,10 @@ that keep held-out predictions: a trained network, frozen features, process para
 with ρ², and a draw is a draw below times ρ plus a draw of the correction, so that it is a function.
 
 Whether what lies below helps is asked at every fit: a level is also trained without it (ρ = 0), and only where the
-held-out labels are clearly likelier with it, it is used. Cheap results that are noise are so left aside.
+held-out labels are clearly likelier with it, it is used. Cheap results that are noise are so left aside. Results of
+earlier campaigns (fidelities ``earlier:NAME``) stand on nothing, and each is offered to every level above beside the
+next cheaper fidelity; a level stands on the one that helps most. As long as the target has too few labels to ask, it is
+taken to be what lies below it plus an unknown constant.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from pydantic import Field, field_validator
 
 from orchestrator.abilities import Forgets, HoldsOut, KnowsItsDomain, PredictsSuccess
 from orchestrator.domain import (
+    EARLIER,
     TARGET,
     Array,
     Candidate,
@@ -43,10 +47,25 @@ from orchestrator.protocols import LooksAtSpace, Options, SearchSpace, Support, 
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import assess
 from orchestrator.surrogates.explanation import Explaining
+from orchestrator.surrogates.levels import (
+    Level,
+    about,
+    about_earlier,
+    drawn,
+    fewest_labels,
+    label_count,
+    labels_of,
+    offered,
+    predicted,
+    slopes_over,
+    stands_on,
+)
+from orchestrator.surrogates.offset import Offset
 from orchestrator.surrogates.stacked import CLASSES, Member
 from orchestrator.surrogates.targets import FEWEST
 from orchestrator.surrogates.transfer import log_density
 
+TINY = 1e-300
 INPUTS: frozenset[Support] = frozenset({"structure", "composition", "parameters"})
 ANSWERS: frozenset[Support] = frozenset({"uncertainty", "draws", "feasibility"})
 
@@ -67,21 +86,6 @@ class FidelityOptions(Options):
         return {"use": value} if isinstance(value, str) else value
 
 
-@dataclass(frozen=True, eq=False)
-class _Level:
-    """One fidelity.
-
-    Args:
-        fidelity: its name.
-        rho: factor of the level below, m; zeros for the lowest, and where it is of no use.
-        surrogate: of the correction; of the labels themselves where `rho` is zero.
-    """
-
-    fidelity: str
-    rho: Array
-    surrogate: Surrogate
-
-
 class MultiFidelity(Explaining):
     """Surrogates of several fidelities, one on the other; see `orchestrator.protocols.Surrogate`.
 
@@ -98,7 +102,7 @@ class MultiFidelity(Explaining):
         self.options = options or FidelityOptions()
         self._space: SearchSpace | None = None
         self._example = self._new(self.options.surrogate)
-        self._levels: tuple[_Level, ...] = ()
+        self._levels: tuple[Level, ...] = ()
         self._properties: tuple[str, ...] = ()
         self._held_out: dict[str, HeldOut] = {}
         self._loaded = False
@@ -123,22 +127,29 @@ class MultiFidelity(Explaining):
         """Train every level, the cheapest first; see `Surrogate.fit`."""
         started = time.perf_counter()
         self._properties = problem.properties
-        before = {level.fidelity: level for level in self._levels} if self._loaded else {}
-        levels: list[_Level] = []
+        before = {level.fidelity: (level, stands_on(level, self._levels)) for level in self._levels if self._loaded}
+        levels: list[Level] = []
         notes: list[str] = []
         report = FitReport(0, dataset.sha256)
-        for place, name in enumerate(self._order(dataset, problem, notes)):
+        order = self._order(dataset, problem, notes)
+        for place, name in enumerate(order):
             level_seed = derive_seed(seed, place, "fidelity") % 2**31
             old = before.get(name)
+            if name == TARGET and levels and fewest_labels(dataset, problem, name) < FEWEST:
+                level, report, said = self._offset(tuple(levels), dataset, problem)
+                notes += [f"{name}: {note}" for note in said]
+                levels.append(level)
+                break
             level, report, said = self._fit_level(name, tuple(levels), old, (dataset, problem, level_seed))
             notes += [f"{name}: {note}" for note in said]
             levels.append(level)
         self._levels, self._loaded = tuple(levels), False
         top = levels[-1].surrogate
         labels = dataset.labels(self._properties)
-        self._held_out = _about(labels_of(dataset, self._properties), _held_out(top))
+        self._held_out = about(labels_of(dataset, self._properties), _held_out(top))
         alone = len(levels) == 1
         metrics = report.metrics if alone else {name: assess(one)[0] for name, one in self._held_out.items()}
+        notes += about_earlier(levels)
         shares = {
             name: {f"rho_{level.fidelity}": float(level.rho[j]) for level in levels[1:]}
             for j, name in enumerate(self._properties)
@@ -148,32 +159,48 @@ class MultiFidelity(Explaining):
             report,
             labels=len(labels),
             data_sha256=dataset.sha256,
-            metrics={name: {**metrics[name], **shares[name]} for name in self._properties},
+            metrics={name: {**metrics.get(name, {}), **shares[name]} for name in self._properties},
             seconds=time.perf_counter() - started,
             notes=tuple(notes),
         )
 
     def update(self, dataset: Dataset) -> None:
         """Bring every level to a dataset; the factors between them stay those of the fit."""
-        for k, level in enumerate(self._need()):
-            level.surrogate.update(self._left(dataset, level.fidelity, self._levels[:k], level.rho))
+        for level in self._need():
+            level.surrogate.update(self._left(dataset, level, self._levels))
         self._remember(None, dataset.labels(self._properties))
 
     # --- answering --------------------------------------------------------------------------------------------------
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Return means and standard deviations at the target, n × m; what is not known below counts with ρ²."""
-        return self._told(candidates, self._need())
+        return predicted(candidates, self._need())
 
     def draw(self, candidates: Sequence[Candidate], s: int, seed: int) -> Array:
         """Return the values of `s` functions at the target, s × n × m."""
+        return drawn(candidates, self._need(), s, seed)
+
+    def informs(self, candidates: Sequence[Candidate], fidelities: Sequence[str]) -> Array:
+        """Return the share of the target's variance that a result of each fidelity would remove, n × fidelities.
+
+        It is the squared correlation of the result, its noise included, with the target: what is not known at a level
+        reaches the target through the factors on the way; a level that the target does not stand on tells nothing.
+        The mean over the properties counts.
+        """
         levels = self._need()
-        values = np.zeros((s, len(candidates), len(self._properties)))
-        needed = _needed(levels)
-        for k, level in enumerate(needed, len(levels) - len(needed)):
-            own = level.surrogate.draw(candidates, s, derive_seed(seed, k, "draw") % 2**31)
-            values = level.rho * values + own
-        return values
+        target = predicted(candidates, levels).epistemic ** 2
+        shares = np.zeros((len(candidates), len(fidelities)))
+        place: int | None = len(levels) - 1
+        rho = np.ones(len(self._properties))
+        while place is not None:
+            level = levels[place]
+            if level.fidelity in fidelities:
+                there = predicted(candidates, levels, place)
+                known = there.epistemic**4 / np.maximum(there.epistemic**2 + there.noise**2, TINY)
+                share = np.clip(rho**2 * known / np.maximum(target, TINY), 0.0, 1.0)
+                shares[:, fidelities.index(level.fidelity)] = share.mean(axis=1)
+            rho, place = rho * level.rho, level.below
+        return shares
 
     def held_out(self) -> Mapping[str, HeldOut]:
         """Return the held-out predictions of the target's labels; see `HoldsOut`."""
@@ -181,7 +208,7 @@ class MultiFidelity(Explaining):
 
     def success(self, candidates: Sequence[Candidate]) -> Array:
         """Return the probability that a trial of each candidate yields a value, n; see `PredictsSuccess`."""
-        top = self._need()[-1].surrogate
+        top = self._speaker()
         if not isinstance(top, PredictsSuccess):
             message = f"{self.options.surrogate.use} does not learn from failed trials; choose a Gaussian process"
             raise SurrogateError(message)
@@ -189,7 +216,7 @@ class MultiFidelity(Explaining):
 
     def outside(self, candidates: Sequence[Candidate]) -> Array:
         """Return how far outside the target's labels each candidate lies, n; see `KnowsItsDomain`."""
-        top = self._need()[-1].surrogate
+        top = self._speaker()
         if not isinstance(top, KnowsItsDomain):
             message = f"{self.options.surrogate.use} does not know its domain; choose a Gaussian process"
             raise SurrogateError(message)
@@ -206,7 +233,12 @@ class MultiFidelity(Explaining):
     def save(self, folder: Path) -> None:
         """Write each level into a folder of its own, and the factors beside the levels' hashes."""
         levels = self._need()
-        rest: JsonObject = {"fidelities": [level.fidelity for level in levels], "options": self._layout()}
+        rest: JsonObject = {
+            "fidelities": [level.fidelity for level in levels],
+            "below": [level.below for level in levels],
+            "offset": isinstance(levels[-1].surrogate, Offset),
+            "options": self._layout(),
+        }
         arrays: dict[str, npt.NDArray[Any]] = {}
         for k, level in enumerate(levels):
             (folder / f"level-{k}").mkdir()
@@ -222,13 +254,16 @@ class MultiFidelity(Explaining):
             raise SurrogateError(message)
         self._properties = problem.properties
         levels = []
+        # a fit of the layout before names no places: each level stood on the one before it
+        places = rest.get("below") or [None, *range(len(rest["fidelities"]) - 1)]
         for k, name in enumerate(rest["fidelities"]):
-            surrogate = self._new(self._member(name))
+            surrogate = Offset() if rest.get("offset") and name == TARGET else self._new(self._member(name))
             surrogate.load(folder / f"level-{k}", problem)
             if not np.array_equal(_hash(folder / f"level-{k}"), arrays[f"sha256.{k}"]):
                 message = f"level {k} of the fit in {folder} belongs to another fit; train again without loading it"
                 raise SurrogateError(message)
-            levels.append(_Level(name, arrays[f"rho.{k}"], surrogate))
+            below = places[k] if np.any(arrays[f"rho.{k}"]) else None
+            levels.append(Level(name, arrays[f"rho.{k}"], surrogate, below))
         self._levels, self._held_out, self._loaded = tuple(levels), {}, True
         self._remember(problem, None)
 
@@ -239,71 +274,101 @@ class MultiFidelity(Explaining):
         cost = {fidelity.name: fidelity.cost for fidelity in problem.fidelities}
         found = []
         for name in dataset.fidelities:
-            fewest = min(np.isfinite(dataset.labels(problem.properties, name).values).sum(0).tolist(), default=0)
+            fewest = fewest_labels(dataset, problem, name)
             if name != TARGET and fewest >= FEWEST:
                 found.append(name)
             elif name != TARGET:
                 notes.append(f"fidelity {name} has {fewest} labels of a property; {FEWEST} are needed to learn from it")
-        return [*sorted(found, key=lambda name: (cost.get(name, math.inf), name)), TARGET]
+        found.sort(key=lambda name: (not name.startswith(EARLIER), cost.get(name, math.inf), name))
+        return [*found, TARGET]
+
+    def _offset(
+        self, levels: tuple[Level, ...], dataset: Dataset, problem: Problem
+    ) -> tuple[Level, FitReport, list[str]]:
+        """Take the target to be what lies below it plus an unknown constant: too few labels to ask for more."""
+        own = [k for k, level in enumerate(levels) if not level.fidelity.startswith(EARLIER)]
+        place = (
+            own[-1] if own else max(range(len(levels)), key=lambda k: (label_count(dataset, problem, levels[k]), -k))
+        )
+        spread = np.nanstd(dataset.labels(problem.properties, levels[place].fidelity).values, axis=0)
+        level = Level(TARGET, np.ones(len(problem.properties)), Offset(spread), place)
+        report = level.surrogate.fit(self._left(dataset, level, levels), problem, 0)
+        count = fewest_labels(dataset, problem, TARGET)
+        said = (
+            f"{count} labels of a property: taken as {levels[place].fidelity} plus a constant, which nothing judges yet"
+        )
+        return level, report, [said]
 
     def _fit_level(
-        self, name: str, below: tuple[_Level, ...], old: _Level | None, how: tuple[Dataset, Problem, int]
-    ) -> tuple[_Level, FitReport, list[str]]:
-        """Train one level without what lies below, and with it where that may help; return the better one."""
+        self, name: str, levels: tuple[Level, ...], old: tuple[Level, str] | None, how: tuple[Dataset, Problem, int]
+    ) -> tuple[Level, FitReport, list[str]]:
+        """Train one level without what lies below, and with each that may help; return the best one."""
+        dataset, problem, _ = how
+        plain = Level(name, np.zeros(len(problem.properties)), self._start(name, old, ""))
+        best, report = plain, plain.surrogate.fit(self._left(dataset, plain, levels), problem, how[2])
+        told: list[str] = []
+        most = 0.0
+        for place in offered(name, levels):
+            level, found, said, gain = self._upon(plain, place, levels, old, how)
+            told += said
+            if level is not None and found is not None and gain > most:
+                best, report, most = level, found, gain
+        return best, report, [*told, *report.notes]
+
+    def _upon(
+        self,
+        plain: Level,
+        place: int,
+        levels: tuple[Level, ...],
+        old: tuple[Level, str] | None,
+        how: tuple[Dataset, Problem, int],
+    ) -> tuple[Level | None, FitReport | None, list[str], float]:
+        """Train a level on top of another one, and say what that gains by the held-out labels."""
         dataset, problem, seed = how
-        none = np.zeros(len(problem.properties))
-        start = old.surrogate if old is not None and not np.any(old.rho) else None
-        plain, report = self._trained(name, none, below, start, how)
-        if not below:
-            return plain, report, list(report.notes)
-        labels = dataset.labels(problem.properties, name)
-        slopes = _slopes(labels.values, self._told(labels.candidates, below))
-        start = old.surrogate if old is not None and np.any(old.rho) else None
-        upon, upon_report = self._trained(name, slopes, below, start, how)
-        values = labels_of(dataset, problem.properties, name)
-        one, two = _about(values, _held_out(plain.surrogate)), _about(values, _held_out(upon.surrogate))
+        name, properties = plain.fidelity, problem.properties
+        labels = dataset.labels(properties, name)
+        slopes = slopes_over(labels.values, predicted(labels.candidates, levels, place))
+        level = Level(name, slopes, self._start(name, old, levels[place].fidelity), place)
+        report = level.surrogate.fit(self._left(dataset, level, levels), problem, seed)
+        values = labels_of(dataset, properties, name)
+        one, two = about(values, _held_out(plain.surrogate)), about(values, _held_out(level.surrogate))
         # A slope is one more number learned from the same labels: it has to earn half the logarithm of their number.
-        earned = {p: log_density({p: two[p]}) - log_density({p: one[p]}) for p in problem.properties}
-        wanted = {p: 0.5 * math.log(len(one[p].labels)) / len(one[p].labels) for p in problem.properties}
-        good = np.array([earned[p] > wanted[p] for p in problem.properties])
+        earned = {p: log_density({p: two[p]}) - log_density({p: one[p]}) for p in properties}
+        wanted = {p: 0.5 * math.log(len(one[p].labels)) / len(one[p].labels) for p in properties}
+        good = np.array([earned[p] > wanted[p] for p in properties])
+        below = levels[place].fidelity
         said = [
-            f"{p} as {slopes[j]:.3g} × {below[-1].fidelity} plus a correction: held-out error"
+            f"{p} as {slopes[j]:.3g} × {below} plus a correction: held-out error"
             f" {np.abs(two[p].residuals).mean():.3g}, without {np.abs(one[p].residuals).mean():.3g};"
             f" {'used' if good[j] else 'left aside'}"
-            for j, p in enumerate(problem.properties)
+            for j, p in enumerate(properties)
         ]
         if not good.any():
-            return plain, report, [*said, *report.notes]
+            return None, None, said, 0.0
         if not good.all():
-            upon, upon_report = self._trained(name, np.where(good, slopes, 0.0), below, None, (dataset, problem, seed))
-        return upon, upon_report, [*said, *upon_report.notes]
+            level = Level(name, np.where(good, slopes, 0.0), self._new(self._member(name)), place)
+            report = level.surrogate.fit(self._left(dataset, level, levels), problem, seed)
+        return level, report, said, sum(earned[p] for p, yes in zip(properties, good, strict=True) if yes)
 
-    def _trained(
-        self,
-        name: str,
-        rho: Array,
-        below: tuple[_Level, ...],
-        start: Surrogate | None,
-        how: tuple[Dataset, Problem, int],
-    ) -> tuple[_Level, FitReport]:
-        dataset, problem, seed = how
-        surrogate = start if start is not None else self._new(self._member(name))
-        report = surrogate.fit(self._left(dataset, name, below, rho), problem, seed)
-        return _Level(name, rho, surrogate), report
+    def _start(self, name: str, old: tuple[Level, str] | None, below: str) -> Surrogate:
+        """Return what a level is trained from: the old one where that stood on the same, else a new one."""
+        if old is not None and old[1] == below and not isinstance(old[0].surrogate, Offset):
+            return old[0].surrogate
+        return self._new(self._member(name))
 
-    def _left(self, dataset: Dataset, name: str, below: Sequence[_Level], rho: Array) -> Dataset:
+    def _left(self, dataset: Dataset, level: Level, levels: Sequence[Level]) -> Dataset:
         """Return what a level is trained on: its labels less ρ times what lies below, as if they were the target's."""
         column = {p: j for j, p in enumerate(self._properties)}
         rows = [
             row
             for row in dataset.rows
-            if row.fidelity == name and (row.outcome is Outcome.FAILED or row.property in column)
+            if row.fidelity == level.fidelity and (row.outcome is Outcome.FAILED or row.property in column)
         ]
         less = np.zeros(len(rows))
-        if np.any(rho) and rows:
-            mean = self._told([row.applied_candidate for row in rows], below).mean
+        if level.below is not None and np.any(level.rho) and rows:
+            mean = predicted([row.applied_candidate for row in rows], levels, level.below).mean
             places = [column.get(row.property, 0) for row in rows]
-            less = rho[places] * mean[np.arange(len(rows)), places]
+            less = level.rho[places] * mean[np.arange(len(rows)), places]
         return Dataset(
             tuple(
                 replace(row, fidelity=TARGET, value=None if row.value is None else row.value - own)
@@ -311,17 +376,15 @@ class MultiFidelity(Explaining):
             )
         )
 
-    def _told(self, candidates: Sequence[Candidate], levels: Sequence[_Level]) -> Prediction:
-        shape = (len(candidates), len(self._properties))
-        mean, variance, noise = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        for level in _needed(levels):
-            own = level.surrogate.predict(candidates)
-            mean = level.rho * mean + own.mean
-            variance = level.rho**2 * variance + own.epistemic**2
-            noise = own.noise
-        return Prediction(mean, np.sqrt(variance), noise)
+    def _speaker(self) -> Surrogate:
+        """Return what speaks for the target: its own surrogate, or that below where its own is but a constant."""
+        levels = self._need()
+        place = len(levels) - 1
+        while isinstance(levels[place].surrogate, Offset) and (below := levels[place].below) is not None:
+            place = below
+        return levels[place].surrogate
 
-    def _need(self) -> tuple[_Level, ...]:
+    def _need(self) -> tuple[Level, ...]:
         if not self._levels:
             message = f"this {self.kind} was asked before it was trained; call fit or load first"
             raise SurrogateError(message)
@@ -342,7 +405,7 @@ class MultiFidelity(Explaining):
         return layout
 
     def _columns_of(self, candidates: Sequence[Candidate]) -> Array:
-        top = self._need()[-1].surrogate
+        top = self._speaker()
         if isinstance(top, Explaining):
             return top._columns_of(candidates)  # noqa: SLF001  one mix-in asks another
         message = f"{self.options.surrogate.use} does not say how far apart candidates are"
@@ -352,45 +415,6 @@ class MultiFidelity(Explaining):
 def _hash(folder: Path) -> npt.NDArray[np.uint8]:
     """Return the SHA-256 of a level's description, which holds that of its arrays."""
     return np.frombuffer(bytes.fromhex(sha256((folder / state.REST).read_bytes())), dtype=np.uint8)
-
-
-def labels_of(dataset: Dataset, properties: Sequence[str], fidelity: str = TARGET) -> dict[str, dict[int, float]]:
-    """Return the labels of each property at one fidelity, by trial number."""
-    labels = dataset.labels(properties, fidelity)
-    return {
-        name: {t: float(v) for t, v in zip(labels.trials, labels.values[:, j], strict=True) if math.isfinite(v)}
-        for j, name in enumerate(properties)
-    }
-
-
-def _needed(levels: Sequence[_Level]) -> Sequence[_Level]:
-    """Return the levels from the last one on that stands on nothing below."""
-    first = max((k for k, level in enumerate(levels) if not np.any(level.rho)), default=0)
-    return levels[first:]
-
-
-def _slopes(values: Array, below: Prediction) -> Array:
-    """Return the slope of each property's labels over what lies below, m.
-
-    It is the least-squares one, shrunk as far as what lies below is uncertain where the labels are: without that, an
-    almost constant prediction would get an enormous factor.
-    """
-    slopes = np.zeros(values.shape[1])
-    for j in range(values.shape[1]):
-        there = np.isfinite(values[:, j])
-        y, x = values[there, j], below.mean[there, j]
-        y, x = y - y.mean(), x - x.mean()
-        size = float(x @ x) + float((below.epistemic[there, j] ** 2).sum())
-        slopes[j] = float(x @ y) / size if size > 0 else 0.0
-    return slopes
-
-
-def _about(labels: Mapping[str, Mapping[int, float]], held_out: Mapping[str, HeldOut]) -> dict[str, HeldOut]:
-    """Return held-out predictions of corrections as those of the labels: the residuals are the same."""
-    return {
-        name: replace(one, labels=np.array([labels[name][trial] for trial in one.trials]))
-        for name, one in held_out.items()
-    }
 
 
 def _held_out(surrogate: Surrogate) -> Mapping[str, HeldOut]:
