@@ -261,13 +261,14 @@ class Campaign:
         """
         return self.settle(self.choose(q))
 
-    def choose(self, q: int, *, begun: Collection[int] | None = None) -> Choice:
+    def choose(self, q: int, *, begun: Collection[int] | None = None, ahead: int = 0) -> Choice:
         """Choose up to q candidates without writing anything; see `settle`.
 
         Args:
             q: how many are wanted.
             begun: numbers of the trials that are being carried out; trials that wait beside them are ranked anew. None
                 leaves everything that is planned as it is.
+            ahead: how many of them are planned ahead; none is while there is nothing to rank by.
 
         Returns:
             The choice.
@@ -277,7 +278,7 @@ class Campaign:
         """
         now = self.standing()
         queued = () if begun is None else queue_of(now, begun)
-        return choose(self.store, self.name, self.planner, now, q=q, queued=queued)
+        return choose(self.store, self.name, self.planner, now, q=q, ahead=ahead, queued=queued)
 
     def settle(self, choice: Choice, *, begun: Collection[int] = ()) -> Plan:
         """Record a choice, plan its trials and withdraw the waiting ones that it left out, in one transaction.

@@ -78,7 +78,14 @@ def queue_of(now: Standing, begun: Collection[int] = ()) -> list[TrialInfo]:
 
 
 def choose(
-    store: CampaignStore, name: str, planner: Planner, now: Standing, *, q: int, queued: Sequence[TrialInfo] = ()
+    store: CampaignStore,
+    name: str,
+    planner: Planner,
+    now: Standing,
+    *,
+    q: int,
+    ahead: int = 0,
+    queued: Sequence[TrialInfo] = (),
 ) -> Choice:
     """Choose up to q candidates; nothing is written.
 
@@ -88,6 +95,7 @@ def choose(
         planner: of the current revision.
         now: how the campaign stands.
         q: how many are wanted.
+        ahead: how many of them are planned ahead; none is while there is nothing to rank by.
         queued: trials from `queue_of` to be ranked anew: their candidates are open again.
 
     Returns:
@@ -102,6 +110,8 @@ def choose(
     initial = planner.is_initial(now.planned, dataset) or (planner.learns and not fits)
     if initial and now.planned < config.initial.trials and config.initial.use != IMPORTED:
         q = min(q, config.initial.trials - now.planned)
+    elif initial:
+        q = max(1, q - ahead)
     fit = None if initial else fitting.proposing(fits)
     waiting = {trial.number for trial in queued}
     pending = [trial.candidate for trial in now.trials if trial.state in OPEN and trial.number not in waiting]

@@ -3,20 +3,27 @@
 `parallel` trials are kept in flight. As soon as `plan_when_free` of them are free the campaign plans again, with the
 rest as pending: 1 is asynchronous, `parallel` gives synchronous rounds. The plain command line and the Prefect flow
 both run this loop; Prefect wraps its four acts by `Hooks`.
+
+With `queue` so many trials are planned ahead: an instrument that falls idle takes the next of them at once, while a
+training or a choice goes on beside it. Every result has what waits ranked anew together with everything else; what is
+not chosen again is withdrawn, what has begun is only conditioned on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.campaign import Campaign, Plan
+from orchestrator.choosing import queue_of
 from orchestrator.errors import BudgetSpent, SpaceExhausted, Unanswered
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.record.states import AttemptState, CampaignState, TrialState
 from orchestrator.record.views import FitInfo, TrialInfo
+from orchestrator.standing import Standing
 from orchestrator.units import convert, shown
 
 T = TypeVar("T")
@@ -115,6 +122,8 @@ class _Turns:
         self.blocked = ""
         self.unanswered = ""
         self.failures = 0
+        self.news = 0
+        self.planning: asyncio.Task[None] | None = None
         self.ticked = clock.monotonic()
 
     async def run(self) -> str:
@@ -123,12 +132,19 @@ class _Turns:
         campaign.derive()
         while True:
             self._tick()
-            await self._plan()
-            self._start()
-            if not self.in_flight:
+            if campaign.config.queue:
+                await self._go_ahead()
+            else:
+                await self._plan()
+                self._start(campaign.open_trials())
+            awaited: set[asyncio.Task[Any]] = {*self.in_flight, *([self.planning] if self.planning else [])}
+            if not awaited:
                 return await self._end()
-            done, _ = await asyncio.wait(self.in_flight, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=self.in_flight.__getitem__):
+            done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            if self.planning in done:
+                planned, self.planning = self.planning, None
+                await planned
+            for task in sorted(done & set(self.in_flight), key=self.in_flight.__getitem__):
                 del self.in_flight[task]
                 await self._finish(task)
 
@@ -142,6 +158,7 @@ class _Turns:
         except BudgetSpent as error:
             self.blocked = str(error)
             return
+        self.news += 1
         self.campaign.derive()
         await self.hooks.publish(self.campaign, _news(self.campaign, trial))
         self.failures = self.failures + 1 if trial.state is TrialState.FAILED else 0
@@ -151,10 +168,12 @@ class _Turns:
 
     async def drop(self) -> None:
         """Cancel what is in flight; the executor leaves every step in a legal state."""
-        for task in self.in_flight:
+        tasks: list[asyncio.Task[Any]] = [*self.in_flight, *([self.planning] if self.planning else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self.in_flight, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.in_flight.clear()
+        self.planning = None
         self._tick()
 
     async def _plan(self) -> None:
@@ -175,19 +194,78 @@ class _Turns:
             except SpaceExhausted as error:
                 self.exhausted = f"space exhausted: {error}"
                 return
-            labels = ", ".join(trial.candidate.label for trial in plan.trials)
-            await self.hooks.publish(self.campaign, f"decision {plan.decision} ({plan.policy}): {labels}")
+            await self.hooks.publish(self.campaign, _decided(plan))
             if not plan.trials:
                 self.exhausted = "space exhausted: nothing was proposed"
 
-    def _start(self) -> None:
-        """Start planned trials, in order, until `parallel` are in flight."""
+    # --- with a queue ---------------------------------------------------------------------------------------------
+
+    async def _go_ahead(self) -> None:
+        """Start what waits, and let a plan be made beside it where there is news or nothing waits."""
+        campaign, now = self.campaign, self.campaign.standing()
+        queue = queue_of(now, self._begun)
+        reason = campaign.stop_reason(now, waiting=len(queue))
+        if reason is not None:
+            if queue and now.info.state is CampaignState.ACTIVE:
+                numbers = campaign.withdraw(reason, begun=self._begun)
+                await self.hooks.publish(campaign, f"withdrawn, because the campaign stops: trials {numbers}")
+            waits = {trial.number for trial in queue}  # an initial design is carried out, as far as the budget goes
+            self._start([trial for trial in now.open_trials if trial.number not in waits])
+            return
+        running = self._begun | {trial.number for trial in now.open_trials if trial.state is TrialState.RUNNING}
+        free = campaign.config.parallel - len(running)
+        self._start(_ranked(now), most=len(self.in_flight) + max(free, 0))
+        due = len(now.open_trials) < campaign.config.parallel or self.news >= campaign.config.plan_when_free
+        if due and self.planning is None and not (self.exhausted or self.blocked):
+            self.news = 0
+            self.planning = asyncio.ensure_future(self._plan_ahead())
+
+    async def _plan_ahead(self) -> None:
+        """Train if due, then rank what waits anew together with everything else."""
+        if self._wanted()[0] < 1:
+            return
+        try:
+            await self.hooks.fit(lambda: self._apart(self.campaign.fit_if_due))
+            q, ahead = self._wanted()  # results and starts may have come meanwhile
+            if q < 1:
+                return
+            plan = await self.hooks.propose(lambda: self._decide(q, ahead))
+        except SpaceExhausted as error:
+            self.exhausted = f"space exhausted: {error}"
+            return
+        await self.hooks.publish(self.campaign, _decided(plan))
+        if not plan.trials and not plan.kept:
+            self.exhausted = "space exhausted: nothing was proposed"
+
+    def _wanted(self) -> tuple[int, int]:
+        """Return how many trials are wanted besides those begun, and how many of them only to wait."""
+        campaign, now = self.campaign, self.campaign.standing()
+        config, queue = campaign.config, len(queue_of(now, self._begun))
+        free = config.parallel - (len(now.open_trials) - queue)
+        q = max(free + config.queue, 0 if now.decisions else config.initial.trials)
+        left = campaign.trials_left(now)
+        return q if left is None else min(q, left + queue), config.queue
+
+    async def _decide(self, q: int, ahead: int) -> Plan:
+        """Choose on a thread, and record on this one, where nothing can be started meanwhile."""
+        choice = await self._apart(partial(self.campaign.choose, q, begun=self._begun, ahead=ahead))
+        return self.campaign.settle(choice, begun=self._begun)
+
+    @property
+    def _begun(self) -> set[int]:
+        """Numbers of the trials that are being carried out, whatever the record says yet."""
+        return set(self.in_flight.values())
+
+    # --- both -----------------------------------------------------------------------------------------------------
+
+    def _start(self, trials: Sequence[TrialInfo], most: int | None = None) -> None:
+        """Start planned trials, in the order given, until `parallel` are in flight, or `most`."""
         if self.blocked or self.campaign.info.state is not CampaignState.ACTIVE:
             return
-        begun = set(self.in_flight.values())
+        begun = self._begun
         held = {attempt.trial for attempt in self.campaign.store.open_attempts(self.campaign.name)}
-        for trial in self.campaign.open_trials():
-            if len(self.in_flight) >= self.campaign.config.parallel:
+        for trial in trials:
+            if len(self.in_flight) >= (self.campaign.config.parallel if most is None else most):
                 return
             if trial.number in begun or trial.number in held:
                 continue
@@ -208,6 +286,8 @@ class _Turns:
             return reason
         reason = campaign.stop_reason() or self.blocked or self.exhausted or "nothing is left to do"
         if campaign.info.state is CampaignState.ACTIVE:
+            if campaign.config.queue:
+                campaign.withdraw(reason)
             campaign.store.set_state(campaign.name, CampaignState.DONE, actor="matloop", reason=reason)
         await self.hooks.publish(campaign, reason)
         return reason
@@ -223,6 +303,21 @@ class _Turns:
         now = self.clock.monotonic()
         self.campaign.store.tick(self.campaign.name, (now - self.ticked) / 3600)
         self.ticked = now
+
+
+def _ranked(now: Standing) -> list[TrialInfo]:
+    """Return the open trials, best first: as the last decision ranked them; what it did not name stands before."""
+    places = {number: place for place, number in enumerate(now.decisions[-1].trials)} if now.decisions else {}
+    return sorted(now.open_trials, key=lambda trial: (places.get(trial.number, -1), trial.number))
+
+
+def _decided(plan: Plan) -> str:
+    """Describe a decision, in one line."""
+    said = [", ".join(trial.candidate.label for trial in plan.trials)] if plan.trials or not plan.kept else []
+    for what, trials in (("kept", plan.kept), ("withdrawn", plan.withdrawn)):
+        if trials:
+            said.append(f"{what}: {', '.join(trial.candidate.label for trial in trials)}")
+    return f"decision {plan.decision} ({plan.policy}): {'; '.join(said)}"
 
 
 def _news(campaign: Campaign, trial: TrialInfo) -> str:
