@@ -7,6 +7,7 @@ they tell is read from joint draws, so that any surrogate with draws can be used
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -15,13 +16,10 @@ from pydantic import Field
 
 from orchestrator.acquisition.marginal import log_probability_feasible, optimistic
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
-from orchestrator.acquisition.ranking import ranked, searched
+from orchestrator.acquisition.ranking import ranked, searched, unlikely
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate, Prediction
 from orchestrator.protocols import Support
-
-EVEN_ODDS = float(np.log(0.5))
-"""A candidate counts as feasible when its constraints hold with at least even odds."""
 
 
 class ConfidenceOptions(PolicyOptions):
@@ -44,7 +42,11 @@ class ConfidenceOptions(PolicyOptions):
 
 
 class UpperConfidenceBound(Policy):
-    """Choose the largest upper confidence bounds (lower ones where the goal is to minimize)."""
+    """Choose the largest upper confidence bounds (lower ones where the goal is to minimize).
+
+    Candidates whose constraints hold, or whose trial succeeds, with less than even odds come after all others.
+    Price and duration do not count.
+    """
 
     Options: ClassVar[type[PolicyOptions]] = ConfidenceOptions
     options: ConfidenceOptions
@@ -59,11 +61,11 @@ class UpperConfidenceBound(Policy):
 
         def score(candidates: list[Candidate]) -> tuple[Array, Array]:
             prediction = predict(situation.trained, candidates)
-            return optimistic(situation, prediction, self.options.beta), _penalty(situation, prediction)
+            return optimistic(situation, prediction, self.options.beta), _penalty(situation, prediction, candidates)
 
         pool = searched(self.pool(situation, self.options.samples), situation, score)
         prediction = predict(situation.trained, pool)
-        values, penalty = optimistic(situation, prediction, self.options.beta), _penalty(situation, prediction)
+        values, penalty = optimistic(situation, prediction, self.options.beta), _penalty(situation, prediction, pool)
         if self.options.batch == "top" or (situation.q == 1 and not situation.pending):
             chosen = ranked(situation, values, penalty)
         else:
@@ -134,10 +136,10 @@ class _Knowledge:
         return np.asarray(np.sqrt(np.clip(np.einsum("mnn->nm", self.covariance) / self.before, 0.0, 1.0)))
 
 
-def _penalty(situation: Situation, prediction: Prediction) -> Array:
+def _penalty(situation: Situation, prediction: Prediction, candidates: Sequence[Candidate]) -> Array:
     column = {name: j for j, name in enumerate(situation.problem.properties)}
-    total = np.zeros(len(prediction.mean))
+    total = situation.log_success(candidates)
     for constraint in situation.problem.constraints:
         j = column[constraint.property]
         total = total + log_probability_feasible(constraint, prediction.mean[:, j], prediction.epistemic[:, j])
-    return np.where(total >= EVEN_ODDS, 0.0, total)
+    return unlikely(total)

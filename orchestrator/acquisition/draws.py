@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.acquisition.gains import Booleans, Front, feasible, utilities
+from orchestrator.acquisition.gains import Booleans, Front, feasible, pursued, utilities
 from orchestrator.acquisition.policy import Situation, check_finite
 from orchestrator.domain import Array, Candidate, Problem
 from orchestrator.pareto import reference_point
@@ -63,15 +63,17 @@ def draw(situation: Situation, candidates: list[Candidate], s: int, purpose: str
         reference(situation, value.reshape(-1, value.shape[-1])),
         floor=value[..., 0].min(axis=1),
     )
+    odds = np.exp(situation.log_success(situation.pending))
+    luck = np.random.default_rng(situation.seed_for("success of pending")).random((s, len(odds)))
     for j in range(n0, n1):
-        front.include(value[:, j], allowed[:, j])
+        front.include(value[:, j], allowed[:, j] & (luck[:, j - n0] < odds[j - n0]))
     spread = float(np.std(value[..., 0]))
     return Draws(value[:, n1:], allowed[:, n1:], front, value[:, :n0], spread if spread > 0 else 1.0)
 
 
 def reference(situation: Situation, drawn: Array) -> Array:
     """Infer the hypervolume's corner from the measured utilities; from drawn ones, n × k, where none is complete."""
-    if len(situation.problem.objectives) == 1:
+    if len(pursued(situation.problem)) == 1:
         return np.zeros(1)
     labels = situation.labels()
     measured = utilities(labels.values, situation.problem)

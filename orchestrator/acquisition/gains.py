@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.domain import Array, Problem
+from orchestrator.domain import Array, Objective, Problem
+from orchestrator.errors import IncompatibleError
 from orchestrator.pareto import hypervolume, nondominated
 
 Booleans = npt.NDArray[np.bool_]
@@ -24,10 +25,27 @@ SMOOTH = 1e-4
 """Width of the smoothing as a share of the spread of utilities: far below any difference that matters."""
 
 
+def pursued(problem: Problem) -> tuple[Objective, ...]:
+    """Return the k objectives that have a better end; those that are only to be learned add nothing to a utility.
+
+    Raises:
+        IncompatibleError: there are none, so that nothing can be ranked by how good it is.
+    """
+    found = tuple(o for o in problem.objectives if o.goal != "learn")
+    if not found:
+        names = ", ".join(o.property for o in problem.objectives)
+        message = (
+            f"every objective ({names}) has the goal 'learn', so no candidate is better than another for a policy that"
+            " looks for the best; use 'acquisition: {use: integrated_variance}', or give an objective another goal"
+        )
+        raise IncompatibleError(message)
+    return found
+
+
 def utilities(values: Array, problem: Problem) -> Array:
-    """Turn property values, … × m, into utilities of the objectives, … × k."""
+    """Turn property values, … × m, into utilities of the pursued objectives, … × k."""
     column = {name: j for j, name in enumerate(problem.properties)}
-    return np.stack([o.utility(values[..., column[o.property]]) for o in problem.objectives], axis=-1)
+    return np.stack([o.utility(values[..., column[o.property]]) for o in pursued(problem)], axis=-1)
 
 
 def feasible(values: Array, problem: Problem) -> Booleans:

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from orchestrator.acquisition.gains import feasible, utilities
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, predict
-from orchestrator.acquisition.ranking import ranked, searched
+from orchestrator.acquisition.ranking import ranked, searched, unlikely
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import Support
@@ -31,8 +31,9 @@ class GreedyOptions(PolicyOptions):
 class Greedy(Policy):
     """Choose the best posterior means; with several objectives, the largest hypervolume of the means.
 
-    Candidates whose mean violates a constraint come after all others. With one objective nothing keeps a batch from
-    being alike: use log expected improvement where that is a worry.
+    Candidates whose mean violates a constraint, or that are likely to fail, come after all others. Price and duration
+    do not count. With one objective nothing keeps a batch from being alike: use log expected improvement where that is
+    a worry.
     """
 
     Options: ClassVar[type[PolicyOptions]] = GreedyOptions
@@ -49,7 +50,8 @@ class Greedy(Policy):
 
         def score(candidates: list[Candidate]) -> tuple[Array, Array]:
             mean = predict(situation.trained, candidates).mean
-            return utilities(mean, problem), np.where(feasible(mean, problem), 0.0, -1.0)
+            violated = np.where(feasible(mean, problem), 0.0, -1.0)
+            return utilities(mean, problem), violated + unlikely(situation.log_success(candidates))
 
         pool = searched(self.pool(situation, self.options.samples), situation, score)
         prediction = predict(situation.trained, pool)

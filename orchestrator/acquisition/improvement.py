@@ -8,6 +8,7 @@ arXiv:1910.06403 (sampled batches), Wilson, Hutter, Deisenroth, NeurIPS 2018, ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,11 +17,11 @@ from scipy.special import logsumexp
 
 from orchestrator.abilities import HasBotorchView
 from orchestrator.acquisition.draws import Draws, draw
-from orchestrator.acquisition.gains import SMOOTH, log_smooth_gain
+from orchestrator.acquisition.gains import SMOOTH, Booleans, log_smooth_gain
 from orchestrator.acquisition.marginal import marginal_scores
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
 from orchestrator.acquisition.words import expected, gain_in_words
-from orchestrator.domain import Array
+from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import BoxSpace, FiniteSpace, Support
 
 
@@ -68,13 +69,15 @@ class LogExpectedImprovement(Policy):
     def _pick_from_pool(self, situation: Situation) -> list[Pick]:
         pool = self.pool(situation, self.options.samples)
         prediction = predict(situation.trained, pool)
-        marginal = marginal_scores(situation, prediction)
+        marginal = marginal_scores(situation, prediction, pool) - situation.price(pool)
         check_finite(np.isfinite(marginal), "expected improvements")
         order = np.argsort(-marginal, kind="stable")[: max(self.options.shortlist, 2 * situation.q)]
-        drawn = draw(situation, [pool[i] for i in order], self.options.draws)
+        listed = [pool[i] for i in order]
+        drawn = draw(situation, listed, self.options.draws)
+        batch = greedy_batch(drawn, marginal[order], situation.q, worth=Worth(situation, listed))
         facts = {"shortlist": len(order), "draws": self.options.draws}
         picks = []
-        for place, score, gain in greedy_batch(drawn, marginal[order], situation.q):
+        for place, score, gain in batch:
             i = int(order[place])
             reason = f"expected {gain_in_words(situation, gain)} over the best so far; predicted {{}}"
             picks.append(
@@ -88,16 +91,46 @@ class LogExpectedImprovement(Policy):
         return picks
 
 
-def greedy_batch(drawn: Draws, marginal: Array, q: int) -> list[tuple[int, float, float]]:
+class Worth:
+    """What counts beside the gain of each of n candidates: how likely it is to succeed, and what it costs next.
+
+    Args:
+        situation: gives both.
+        candidates: n.
+    """
+
+    def __init__(self, situation: Situation, candidates: Sequence[Candidate]) -> None:
+        self.situation = situation
+        self.candidates = candidates
+        self.success = situation.log_success(candidates)
+        self.last: Candidate | None = None
+
+    def logs(self) -> Array:
+        """Return what is added to the logarithm of each candidate's gain, n."""
+        return self.success - self.situation.price(self.candidates, self.last)
+
+    def succeeds(self, i: int, s: int) -> Booleans:
+        """Say in which of s draws candidate i succeeds; without failures so far, in all."""
+        chance = float(np.exp(self.success[i]))
+        rng = np.random.default_rng(self.situation.seed_for(f"success {self.candidates[i].id}"))
+        return np.asarray(rng.random(s) < chance)
+
+    def took(self, i: int) -> None:
+        """Count what is changed over from candidate i from now on."""
+        self.last = self.candidates[i]
+
+
+def greedy_batch(drawn: Draws, marginal: Array, q: int, worth: Worth | None = None) -> list[tuple[int, float, float]]:
     """Choose a batch on joint draws, each pick given the ones before.
 
     Args:
         drawn: of n candidates; its front grows by the picks.
         marginal: scores of the n candidates alone, which break ties.
         q: how many are wanted.
+        worth: what counts beside the gain.
 
     Returns:
-        Position, score (log of the mean gain over the draws) and mean gain of each pick.
+        Position, score (log of the mean gain over the draws, success and expense counted) and mean gain of each pick.
     """
     free = np.ones(len(marginal), dtype=bool)
     picks = []
@@ -106,10 +139,17 @@ def greedy_batch(drawn: Draws, marginal: Array, q: int) -> list[tuple[int, float
         scores = _log_mean(drawn, gains)
         if not np.isfinite(scores[free]).any():  # no draw shows a gain: what each is worth alone decides
             scores = marginal
+        elif worth is not None:
+            scores = scores + worth.logs()
         best = int(np.lexsort((-marginal, np.where(free, -scores, np.inf)))[0])
         free[best] = False
-        picks.append((best, float(scores[best]), float(np.maximum(gains[:, best], 0.0).mean())))
-        drawn.front.include(drawn.values[:, best], drawn.allowed[:, best])
+        allowed, gain = drawn.allowed[:, best], float(np.maximum(gains[:, best], 0.0).mean())
+        if worth is not None:
+            allowed = allowed & worth.succeeds(best, len(allowed))
+            gain *= float(np.exp(worth.success[best]))
+            worth.took(best)
+        picks.append((best, float(scores[best]), gain))
+        drawn.front.include(drawn.values[:, best], allowed)
     return picks
 
 

@@ -7,26 +7,27 @@ arXiv:2310.20708.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import erfcx, log_ndtr, ndtr
 
 from orchestrator.acquisition.draws import known_feasible, reference
-from orchestrator.acquisition.gains import hypervolume_gains, utilities
+from orchestrator.acquisition.gains import hypervolume_gains, pursued, utilities
 from orchestrator.acquisition.situation import SMALLEST, Situation, predict
-from orchestrator.domain import Array, Constraint, Objective, Prediction
+from orchestrator.domain import Array, Candidate, Constraint, Objective, Prediction
 
 FARTHEST = -1e5
 """Below so many standard deviations even the scaled form loses its digits, and the asymptote 1/u² takes over."""
 
 
-def log_expected_improvement(mean: Array, sd: Array, best: float) -> Array:
+def log_expected_improvement(mean: Array, sd: Array, best: float | Array) -> Array:
     """Return the logarithm of E[max(value - best, 0)] of normal values, n.
 
     Args:
         mean: n means of the utility.
         sd: n standard deviations.
-        best: utility already reached.
+        best: utility already reached; one number, or n.
     """
     safe = np.maximum(sd, SMALLEST)
     u = (mean - best) / safe
@@ -41,8 +42,41 @@ def log_expected_improvement(mean: Array, sd: Array, best: float) -> Array:
     return np.where(sd > 0, log_h + np.log(safe), certain)
 
 
-def expected_improvement(objective: Objective, mean: Array, sd: Array, best: float) -> Array:
+def ends(objective: Objective) -> tuple[float, float] | None:
+    """Return the lowest and highest value than which none is better; None where more, or less, is always better."""
+    if objective.goal == "window" and objective.window is not None:
+        return objective.window
+    if objective.goal == "target" and objective.target is not None:
+        return objective.target, objective.target
+    return None
+
+
+def expected_improvement(objective: Objective, mean: Array, sd: Array, best: float | Array) -> Array:
     """Return E[max(utility - best, 0)] of a normally distributed property, n, whatever the goal.
+
+    Args:
+        objective: gives the utility.
+        mean: n means of the property.
+        sd: n standard deviations.
+        best: utility already reached; one number, or n.
+    """
+    between = ends(objective)
+    if between is None:
+        return np.exp(log_expected_improvement(objective.utility(mean), sd, best))
+    low, high = between
+    near = np.maximum(-np.asarray(best, dtype=np.float64), 0.0)  # the distance that is already reached
+    # max(near - distance, 0) is a tent over a target and a trapezium over a window: four hinges
+    hinges = [(low - near, 1.0), (np.asarray(low), -1.0), (np.asarray(high), -1.0), (high + near, 1.0)]
+    tent = sum(weight * np.exp(log_expected_improvement(mean, sd, edge)) for edge, weight in hinges)
+    return np.maximum(tent, 0.0)
+
+
+def log_gain(objective: Objective, mean: Array, sd: Array, best: float) -> Array:
+    """Return the logarithm of the expected improvement, n; where it underflows, nearness still ranks.
+
+    Nearness is the distance to a target in standard deviations, and for a window the logarithm of the probability to
+    lie inside. Where the window is reached already nothing can be better, and that probability decides alone: the
+    campaign then looks for more of the same.
 
     Args:
         objective: gives the utility.
@@ -50,14 +84,20 @@ def expected_improvement(objective: Objective, mean: Array, sd: Array, best: flo
         sd: n standard deviations.
         best: utility already reached.
     """
-    if objective.goal != "target":
-        return np.exp(log_expected_improvement(objective.utility(mean), sd, best))
-    target = float(objective.target if objective.target is not None else np.nan)
-    near = max(-best, 0.0)  # the distance that is already reached
-    # max(near - |y - target|, 0) is a tent: three hinges
-    hinges = [(target - near, 1.0), (target, -2.0), (target + near, 1.0)]
-    tent = sum(weight * np.exp(log_expected_improvement(mean, sd, edge)) for edge, weight in hinges)
-    return np.maximum(tent, 0.0)
+    between = ends(objective)
+    if between is None:
+        return log_expected_improvement(objective.utility(mean), sd, best)
+    gain = expected_improvement(objective, mean, sd, best)
+    if objective.goal == "window":
+        inside = Constraint(objective.property, objective.unit, *between)
+        near = log_probability_feasible(inside, mean, sd)
+        if best >= 0.0:
+            return near
+    else:
+        near = -np.abs(mean - between[0]) / np.maximum(sd, SMALLEST)
+    # where hinges cancel, nothing but rounding is left
+    lost = 4 * np.finfo(np.float64).eps * (np.abs(mean - between[0]) + sd + between[1] - between[0] - best)
+    return np.where(gain > lost, np.log(np.maximum(gain, SMALLEST)), np.log(SMALLEST) + near)
 
 
 def log_probability_feasible(constraint: Constraint, mean: Array, sd: Array) -> Array:
@@ -69,14 +109,16 @@ def log_probability_feasible(constraint: Constraint, mean: Array, sd: Array) -> 
         return np.asarray(log_ndtr((high - mean) / safe))
     if not math.isfinite(high):
         return np.asarray(log_ndtr((mean - low) / safe))
-    flip = mean > (low + high) / 2  # work in the tail where differences of probabilities keep their digits
+    flip = mean < (low + high) / 2  # work in the lower tail, where logarithms of probabilities keep their digits
     a = np.where(flip, (mean - high) / safe, (low - mean) / safe)
     b = np.where(flip, (mean - low) / safe, (high - mean) / safe)
     log_a, log_b = log_ndtr(a), log_ndtr(b)
     return np.asarray(log_b + np.log(np.maximum(-np.expm1(np.minimum(log_a - log_b, 0.0)), SMALLEST)))
 
 
-def marginal_scores(situation: Situation, prediction: Prediction) -> Array:
+def marginal_scores(
+    situation: Situation, prediction: Prediction, candidates: Sequence[Candidate] | None = None
+) -> Array:
     """Rank every candidate by itself: log expected improvement plus log probability of being feasible, n.
 
     With several objectives: the hypervolume that the candidate would add were it one standard deviation better than
@@ -85,10 +127,13 @@ def marginal_scores(situation: Situation, prediction: Prediction) -> Array:
     Args:
         situation: with a trained surrogate.
         prediction: of the n candidates.
+        candidates: the n candidates themselves, to add the logarithm of their probability of success; without them
+            every trial is taken to succeed.
     """
     problem = situation.problem
+    goals = pursued(problem)
     column = {name: j for j, name in enumerate(problem.properties)}
-    allowed = np.zeros(len(prediction.mean))
+    allowed = np.zeros(len(prediction.mean)) if candidates is None else situation.log_success(candidates)
     for constraint in problem.constraints:
         j = column[constraint.property]
         allowed = allowed + log_probability_feasible(constraint, prediction.mean[:, j], prediction.epistemic[:, j])
@@ -98,18 +143,13 @@ def marginal_scores(situation: Situation, prediction: Prediction) -> Array:
         good = known_feasible(labels.values, problem)
         reached = reached[good]
     else:
-        reached = np.zeros((0, len(problem.objectives)))
-    if len(problem.objectives) == 1:
-        objective = problem.objectives[0]
+        reached = np.zeros((0, len(goals)))
+    if len(goals) == 1:
+        objective = goals[0]
         j = column[objective.property]
         mean, sd = prediction.mean[:, j], prediction.epistemic[:, j]
         best = float(reached.max()) if len(reached) else float(objective.utility(mean).min())
-        if objective.goal != "target":
-            return log_expected_improvement(objective.utility(mean), sd, best) + allowed
-        gain = expected_improvement(objective, mean, sd, best)
-        # where the tent underflows, nearness to the target in units of the standard deviation still ranks
-        far = np.log(SMALLEST) - np.abs(mean - float(objective.target or 0.0)) / np.maximum(sd, SMALLEST)
-        return np.where(gain > SMALLEST, np.log(np.maximum(gain, SMALLEST)), far) + allowed
+        return log_gain(objective, mean, sd, best) + allowed
     hopeful = optimistic(situation, prediction, 1.0)
     corner = reference(situation, hopeful)
     grown = hypervolume_gains(reached, hopeful, corner)
@@ -123,14 +163,11 @@ def optimistic(situation: Situation, prediction: Prediction, beta: float) -> Arr
     problem = situation.problem
     column = {name: j for j, name in enumerate(problem.properties)}
     parts = []
-    for objective in problem.objectives:
+    for objective in pursued(problem):
         j = column[objective.property]
         mean, reach = prediction.mean[:, j], beta * prediction.epistemic[:, j]
-        if objective.goal == "target":
-            target = float(objective.target if objective.target is not None else np.nan)
-            parts.append(-np.maximum(np.abs(mean - target) - reach, 0.0))
-        else:
-            parts.append(objective.utility(mean) + reach)
+        best = objective.utility(mean) + reach
+        parts.append(best if ends(objective) is None else np.minimum(best, 0.0))
     return np.stack(parts, axis=1)
 
 

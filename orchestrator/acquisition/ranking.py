@@ -22,6 +22,19 @@ Score = Callable[[list[Candidate]], tuple[Array, Array]]
 """Utilities (n × k) and penalties (n, zero where feasible, else below) of candidates."""
 
 
+EVEN_ODDS = float(np.log(0.5))
+"""A candidate counts as feasible when it is at least half as likely to be so as the likeliest one."""
+
+
+def unlikely(log_odds: Array) -> Array:
+    """Return penalties from logarithms of probabilities, n: zero where even odds are reached, else below.
+
+    Even odds are meant against the likeliest candidate, so that in a space in which most trials fail there is still a
+    choice.
+    """
+    return np.where(log_odds >= EVEN_ODDS + min(float(log_odds.max(initial=-np.inf)), 0.0), 0.0, log_odds)
+
+
 def ranked(situation: Situation, values: Array, penalty: Array) -> list[tuple[int, float]]:
     """Choose up to q of n points.
 

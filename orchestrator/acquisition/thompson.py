@@ -12,8 +12,9 @@ from pydantic import Field
 
 from orchestrator.acquisition.draws import draw
 from orchestrator.acquisition.gains import feasible, utilities
+from orchestrator.acquisition.marginal import marginal_scores
 from orchestrator.acquisition.policy import CHUNK, Pick, Policy, PolicyOptions, Situation, predict
-from orchestrator.acquisition.ranking import searched
+from orchestrator.acquisition.ranking import searched, unlikely
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import Support
@@ -34,6 +35,7 @@ class Thompson(Policy):
 
     Pending candidates and the picks of other slots are excluded; other functions' optima make the batch diverse. With
     several objectives the best is the one that adds most hypervolume to the measured points of the same function.
+    Candidates that are likely to fail come after all others; price and duration do not count.
     """
 
     Options: ClassVar[type[PolicyOptions]] = ThompsonOptions
@@ -50,16 +52,20 @@ class Thompson(Policy):
 
         def score(candidates: list[Candidate]) -> tuple[Array, Array]:
             drawn = situation.trained.draw(candidates, situation.q, seed)
-            return utilities(drawn, problem).mean(axis=0), np.where(feasible(drawn, problem).any(axis=0), 0.0, -1.0)
+            return utilities(drawn, problem).mean(axis=0), np.where(
+                feasible(drawn, problem).any(axis=0), 0.0, -1.0
+            ) + unlikely(situation.log_success(candidates))
 
         pool = searched(self.pool(situation, self.options.samples), situation, score)
         slots = min(situation.q, len(pool))
         gains, near = self._functions(situation, pool, slots)
         prediction = predict(situation.trained, pool)
+        penalty = unlikely(situation.log_success(pool))
+        alone = marginal_scores(situation, prediction)  # many candidates lie inside a window in the same function
         free = np.ones(len(pool), dtype=bool)
         picks = []
         for slot in range(slots):
-            i = int(np.lexsort((-near[slot], -gains[slot], ~free))[0])
+            i = int(np.lexsort((-alone, -near[slot], -gains[slot], -penalty, ~free))[0])
             free[i] = False
             value = gains[slot, i] if np.isfinite(gains[slot, i]) else near[slot, i]
             reason = f"best of drawn function {slot + 1} of {slots}; predicted {expected(situation, prediction, i)}"

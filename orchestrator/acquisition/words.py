@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.acquisition.policy import Situation
+from orchestrator.acquisition.gains import pursued
+from orchestrator.acquisition.situation import Situation
 from orchestrator.domain import Prediction
 
 
@@ -18,7 +19,8 @@ def expected(situation: Situation, prediction: Prediction, i: int) -> str:
 
 def gain_in_words(situation: Situation, gain: float) -> str:
     """Write an expected gain with its unit; hypervolume has none that people use."""
-    if len(situation.problem.objectives) > 1:
+    goals = pursued(situation.problem)
+    if len(goals) > 1:
         return f"hypervolume gain {gain:.3g}"
-    unit = situation.problem.objectives[0].unit
+    unit = goals[0].unit
     return f"improvement {gain:.3g}{'' if unit == 'dimensionless' else ' ' + unit}"
