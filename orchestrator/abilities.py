@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
+
 from orchestrator.domain import Array, Candidate, Explanation, HeldOut
 
 
@@ -34,6 +37,39 @@ class HasBotorchView(Protocol):
 
     def to_botorch(self) -> BotorchView:
         """Return the posterior of the last update as a botorch model; never re-runs a graph network per call."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoolScores:
+    """What a surrogate says of a stretch of a large pool, in single precision.
+
+    Args:
+        mean: n × m.
+        epistemic: standard deviations, n × m.
+        members: what each member of an ensemble says, s × n × m; None where there are none.
+    """
+
+    mean: npt.NDArray[np.float32]
+    epistemic: npt.NDArray[np.float32]
+    members: npt.NDArray[np.float32] | None = None
+
+
+@runtime_checkable
+class ScoresPool(Protocol):
+    """Mix-in of surrogates that score a stretch of a large pool themselves: from arrays, or with their members.
+
+    Any other surrogate is asked by `predict`, some thousand candidates at once. The caller cuts the pool into stretches
+    and keeps the scores.
+    """
+
+    def score_pool(self, pool: Any, start: int, stop: int) -> PoolScores:
+        """Score the candidates at some positions.
+
+        Args:
+            pool: has ``take(positions)``, and is a `ColumnarSpace` where it has ``features`` too.
+            start: first position.
+            stop: position after the last one.
+        """
 
 
 @runtime_checkable

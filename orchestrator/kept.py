@@ -66,3 +66,14 @@ def scratch(kind: str, entry: str | None, shape: tuple[int, ...]) -> Iterator[np
             " there, or name another folder with the variable XDG_CACHE_HOME"
         )
         raise SpaceError(message) from error
+
+
+def prune(kind: str, most: int) -> None:
+    """Delete all but the newest entries of a kind; who has an older one mapped keeps it."""
+    found = []
+    for path in folder(kind).glob("*.npy"):
+        with contextlib.suppress(OSError):  # another process may have been quicker
+            found.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(found)[: max(len(found) - most, 0)]:
+        with contextlib.suppress(OSError):
+            path.unlink()

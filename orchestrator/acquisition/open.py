@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from orchestrator.acquisition.listing import is_open
 from orchestrator.domain import Candidate, Value
 from orchestrator.errors import SpaceError
-from orchestrator.protocols import BoxSpace, FiniteSpace, SearchSpace
+from orchestrator.protocols import BoxSpace, ColumnarSpace, FiniteSpace, SearchSpace
 
 
 def open_candidates(space: SearchSpace, closed: frozenset[str], size: int, seed: int) -> list[Candidate]:
@@ -32,6 +33,8 @@ def open_count(space: SearchSpace, closed: frozenset[str]) -> int | None:
     """Count what may be proposed; None for a space that cannot be listed."""
     if not isinstance(space, FiniteSpace):
         return None
+    if isinstance(space, ColumnarSpace):
+        return int(is_open(space, closed).sum())
     return len({candidate.id for candidate in space.candidates()} - closed)
 
 
