@@ -19,6 +19,8 @@ from orchestrator.domain import (
     Constraint,
     Dataset,
     DecisionSummary,
+    Expense,
+    Expenses,
     Objective,
     Outcome,
     Problem,
@@ -130,6 +132,73 @@ def test_a_property_that_is_no_objective_is_named() -> None:
     stop = TargetReached(TargetReachedOptions(value=1.0, property="enregy"))
     with pytest.raises(ConfigError, match=r"enregy.*energy"):
         stop.reason(view([1.0]))
+
+
+def after(problem: Problem, *summaries: DecisionSummary) -> CampaignView:
+    """Make a view of some decisions."""
+    return CampaignView(problem, Dataset(()), Spent(), summaries[-1] if summaries else None, len(summaries), summaries)
+
+
+def test_stops_when_nothing_is_worth_its_cost() -> None:
+    """The best gain a cost unit below what is asked for, three decisions in a row; hours are another question."""
+    problem = Problem((ENERGY,), expenses=Expenses(rates={"x": Expense(1.0, 0.5)}))
+    stop = plugins.build("stopping", "not_worth_its_cost", {"least": 0.01})
+    poor, rich = DecisionSummary(gain_per_cost=0.004), DecisionSummary(gain_per_cost=0.2)
+    assert stop.reason(after(problem, poor, poor)) is None
+    assert stop.reason(after(problem, poor, rich, poor)) is None
+    assert stop.reason(after(problem, poor, DecisionSummary(), poor)) is None
+    said = stop.reason(after(problem, rich, poor, poor, poor))
+    assert "0.004 eV a cost unit" in said
+    hourly = plugins.build("stopping", "not_worth_its_cost", {"least": 0.01, "per": "hour", "decisions": 1})
+    assert hourly.reason(after(problem, poor)) is None
+    assert "0.002 eV an hour" in hourly.reason(after(problem, DecisionSummary(gain_per_hour=0.002)))
+
+
+def test_an_expense_that_no_trial_has_is_refused() -> None:
+    """A rule that could never fire says so."""
+    stop = plugins.build("stopping", "not_worth_its_cost", {"least": 0.01, "per": "hour"})
+    with pytest.raises(ConfigError, match="hour"):
+        stop.reason(after(Problem((ENERGY,))))
+
+
+def test_stops_when_the_best_is_probably_good_enough() -> None:
+    """The shortfall at the asked probability, or at the next higher one that is kept, must stay below epsilon."""
+    problem = Problem((ENERGY,))
+    near = DecisionSummary(regret=((0.9, 0.01), (0.95, 0.03), (0.99, 0.2)))
+    far = DecisionSummary(regret=((0.9, 0.1), (0.95, 0.3), (0.99, 0.5)))
+    stop = plugins.build("stopping", "probably_best", {"epsilon": 0.05})
+    assert stop.reason(after(problem, near, near)) is None
+    assert stop.reason(after(problem, near, far, near)) is None
+    assert "0.03 eV" in stop.reason(after(problem, far, near, near, near))
+    surer = plugins.build("stopping", "probably_best", {"epsilon": 0.05, "probability": 0.96})
+    assert surer.reason(after(problem, near, near, near)) is None
+    unknown = plugins.build("stopping", "probably_best", {"epsilon": 9.0, "probability": 0.99})
+    assert unknown.reason(after(problem, *[DecisionSummary(regret=((0.9, 0.0),))] * 3)) is None
+
+
+def test_stops_when_the_front_hardly_moves() -> None:
+    """Late trials that add less than the asked share of hypervolume stop; one that extends the front does not."""
+    problem = Problem((ENERGY, Objective("cost", "dimensionless", "minimize")))
+    stop = plugins.build("stopping", "hypervolume_plateau", {"trials": 2, "growth": 0.05})
+    front = [(1.0, 5.0), (3.0, 3.0), (5.0, 1.0)]
+    assert stop.reason(view(front[:2], problem)) is None
+    said = stop.reason(view([*front, (5.0, 5.0), (4.0, 4.0)], problem))
+    assert "hardly moves" in said
+    assert stop.reason(view([*front, (5.0, 5.0), (2.0, 2.0)], problem)) is None
+    with pytest.raises(ConfigError, match="no_improvement"):
+        stop.reason(view([1.0, 2.0]))
+
+
+def test_windows_can_be_reached_and_learning_has_no_target() -> None:
+    """A value inside the window is at distance 0 of it; what is only to be learned has no target."""
+    window = Objective("gap", "eV", "window", window=(1.5, 3.0))
+    stop = TargetReached(TargetReachedOptions(value=0.0))
+    assert stop.reason(view([1.0, 3.2], Problem((window,)))) is None
+    assert "c2 has gap 2 eV" in str(stop.reason(view([1.0, 2.0], Problem((window,)))))
+    learn = Problem((Objective("gap", "eV", "learn"),))
+    with pytest.raises(ConfigError, match="learn"):
+        stop.reason(view([1.0], learn))
+    assert rule(trials=1).reason(view([1.0, 2.0, 3.0], learn)) is None
 
 
 def test_rules_come_through_the_plugin_door() -> None:

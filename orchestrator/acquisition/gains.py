@@ -10,6 +10,8 @@ Shapes: s draws, n candidates, k objectives, all in utilities (larger is better)
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -143,7 +145,7 @@ def _gains(front: Array, points: Array, reference: Array) -> Array:
     levels = np.unique(front[:, -1])
     edges = np.concatenate([reference[-1:], levels[levels > reference[-1]], [np.inf]])
     total = np.zeros(len(points))
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         height = np.minimum(points[:, -1], high) - low
         tall = height > 0
         if not tall.any():

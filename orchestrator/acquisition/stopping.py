@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from orchestrator.domain import Array, Labels, Problem
+from orchestrator.acquisition.gains import feasible, utilities
+from orchestrator.domain import Labels, Problem
 from orchestrator.errors import ConfigError
 from orchestrator.protocols import CampaignView, Options
 
@@ -72,7 +73,7 @@ class NoImprovement:
     def _by_trials(self, view: CampaignView) -> str | None:
         wanted = self.options.trials
         numbers = view.dataset.trials
-        if wanted is None or len(numbers) <= wanted:
+        if wanted is None or len(numbers) <= wanted or view.problem.learns_only:
             return None
         last = set(numbers[-wanted:])
         labels = view.dataset.labels(view.problem.properties)
@@ -87,7 +88,7 @@ class TargetReachedOptions(Options):
 
     Args:
         value: stop when a feasible measured value is at least as good as this; for ``goal: target``, when it is at
-            most this far from the target.
+            most this far from the target, and for ``goal: window`` at most this far outside it: 0 is inside.
         property: the objective meant; the first where not given.
         count: so many different candidates must reach it.
     """
@@ -126,9 +127,15 @@ class TargetReached:
         objective = objectives[name]
         labels = view.dataset.labels(view.problem.properties)
         values = labels.values[:, view.problem.properties.index(name)]
-        wanted = -self.options.value if objective.goal == "target" else _utility(self.options.value, objective.goal)
+        if objective.goal == "learn":
+            message = (
+                f"the stopping rule target_reached names {name!r}, which has the goal 'learn': no value is a target"
+            )
+            raise ConfigError(message, key="stop")
+        distance = objective.goal in {"target", "window"}
+        wanted = -self.options.value if distance else _utility(self.options.value, objective.goal)
         with np.errstate(invalid="ignore"):
-            good = (objective.utility(values) >= wanted) & _allowed(labels.values, view.problem)
+            good = (objective.utility(values) >= wanted) & feasible(labels.values, view.problem)
         reached = {
             labels.candidates[i].id: (labels.candidates[i].label, float(values[i])) for i in np.flatnonzero(good)
         }
@@ -143,18 +150,10 @@ def _utility(value: float, goal: str) -> float:
     return value if goal == "maximize" else -value
 
 
-def _allowed(values: Array, problem: Problem) -> Booleans:
-    good = np.ones(len(values), dtype=bool)
-    for constraint in problem.constraints:
-        good &= constraint.satisfied(values[:, problem.properties.index(constraint.property)])
-    return good
-
-
 def _improved(labels: Labels, late: Booleans, problem: Problem, epsilon: float) -> bool:
     """Say whether a late trial is better than all early ones; with several objectives, whether none dominates it."""
-    columns = [o.utility(labels.values[:, problem.properties.index(o.property)]) for o in problem.objectives]
-    reached = np.stack(columns, axis=1)
-    good = np.isfinite(reached).all(axis=1) & _allowed(labels.values, problem)
+    reached = utilities(labels.values, problem)
+    good = np.isfinite(reached).all(axis=1) & feasible(labels.values, problem)
     early, new = reached[good & ~late], reached[good & late]
     if not len(new):
         return False

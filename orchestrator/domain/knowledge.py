@@ -116,12 +116,24 @@ class DecisionSummary:
         probability_best: P(no open candidate is better than the best by more than epsilon), where computable.
         expected_gain: largest expected improvement among the open candidates, in the objective's unit.
         open_candidates: how many candidates can still be proposed; None for a continuous space.
+        regret: pairs of a probability and how much the best falls short of the optimum at most with that probability:
+            in the objective's unit, or with several objectives as a share of the dominated hypervolume.
+        gain_per_cost: largest expected improvement for one unit of price among the open candidates; with several
+            objectives of the hypervolume. None where a trial has no price.
+        gain_per_hour: the same for an hour.
+        hypervolume: dominated by what is measured, with several objectives, in the product of their units.
+        reference: corner from which it is counted, as utilities (larger is better), one an objective.
     """
 
     best: float | None = None
     probability_best: float | None = None
     expected_gain: float | None = None
     open_candidates: int | None = None
+    regret: tuple[tuple[float, float], ...] = ()
+    gain_per_cost: float | None = None
+    gain_per_hour: float | None = None
+    hypervolume: float | None = None
+    reference: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -105,20 +106,15 @@ def report_from_json(content: Mapping[str, Any]) -> FitReport:
 
 def summary_to_json(summary: DecisionSummary) -> dict[str, Any]:
     """Return a decision's summary as JSON content; NaN becomes null."""
-    content: dict[str, Any] = lenient(
-        {
-            "best": summary.best,
-            "probability_best": summary.probability_best,
-            "expected_gain": summary.expected_gain,
-            "open_candidates": summary.open_candidates,
-        }
-    )
+    content: dict[str, Any] = lenient({field.name: getattr(summary, field.name) for field in fields(summary)})
     return content
 
 
 def summary_from_json(content: Mapping[str, Any]) -> DecisionSummary:
-    """Build a decision's summary from `summary_to_json` content."""
-    return DecisionSummary(**content)
+    """Build a decision's summary from `summary_to_json` content; what an older version did not know stays unknown."""
+    pairs = tuple((float(level), float(short)) for level, short in content.get("regret", ()))
+    corner = tuple(float(value) for value in content.get("reference", ()))
+    return DecisionSummary(**{**content, "regret": pairs, "reference": corner})
 
 
 def waiting_to_json(pending: Sequence[str], queued: Sequence[int], kept: Mapping[int, int]) -> Any:
