@@ -21,7 +21,14 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import BaseModel
 
-from orchestrator.abilities import Forgets, GivesIntervals, HasBotorchView, KnowsItsDomain, PredictsSuccess
+from orchestrator.abilities import (
+    Classifies,
+    Forgets,
+    GivesIntervals,
+    HasBotorchView,
+    KnowsItsDomain,
+    PredictsSuccess,
+)
 from orchestrator.domain import (
     Array,
     Candidate,
@@ -169,7 +176,7 @@ def _declarations(surrogate: Surrogate, findings: _Findings, reads: Reads | None
     findings.that("it gives uncertainty and draws", {"uncertainty", "draws"} <= supports, f"{sorted(supports)}")
     # Catches: a generator or a list, with which the check of shared knowledge silently finds nothing.
     findings.that("knows is a frozenset", isinstance(surrogate.knows(), frozenset), f"{surrogate.knows()!r}")
-    mixins = (("botorch", HasBotorchView), ("feasibility", PredictsSuccess))
+    mixins = (("botorch", HasBotorchView), ("feasibility", PredictsSuccess), ("classes", Classifies))
     for word, mixin in mixins:
         # Catches: an ability that is promised and missing, or there and never used.
         agreed = (word in supports) <= isinstance(surrogate, mixin)
