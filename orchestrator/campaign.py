@@ -11,32 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from orchestrator import fitting, plugins
-from orchestrator.choosing import Choice, choose, queue_of, settle
+from orchestrator import fitting, measuring
+from orchestrator.choosing import Choice, choose, purse_of, queue_of, settle
 from orchestrator.config.amendments import differences, refuse_amendment
-from orchestrator.config.check import BY_HAND_STEP, check
+from orchestrator.config.check import check
 from orchestrator.config.defaults import IMPORTED
 from orchestrator.config.read import Loaded, load_campaign, load_lab
 from orchestrator.config.schema import CampaignConfig, LabConfig
-from orchestrator.domain import (
-    Dataset,
-    Problem,
-    Quantity,
-)
+from orchestrator.domain import TARGET, Dataset, Problem, Proposal, Quantity
 from orchestrator.errors import ConfigError
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.told import tell, tell_failed
 from orchestrator.planner import Parts, Planner
-from orchestrator.protocols import BoxSpace, CampaignView, HasParameterUnits, Instrument
+from orchestrator.protocols import CampaignView, DerivedValue, Instrument
 from orchestrator.ranking import Best, rank
 from orchestrator.record.states import CampaignState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import CampaignInfo, FitInfo, StepPlan, TrialInfo
 from orchestrator.standing import OPEN, Standing
-
-PERSON = "person"
-"""Instrument name of a step that is measured by hand and told."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +283,7 @@ class Campaign:
         Returns:
             The plan.
         """
-        settled = settle(self.store, self.name, choice, self.step_plans(), begun)
+        settled = settle(self.store, self.name, choice, self.step_plans, begun)
         chosen = choice.chosen
         return Plan(
             choice.number,
@@ -330,20 +323,17 @@ class Campaign:
             waiting: planned trials that may be exchanged for others.
         """
         now = now or self.standing()
-        info, budget, spent = now.info, self.problem.budget, now.info.spent
+        info, spent = now.info, now.info.spent
         if info.state is not CampaignState.ACTIVE:
             return f"{info.state.value.lower()}: {info.state_reason}" if info.state_reason else info.state.value.lower()
-        if not waiting and self.trials_left(now) == 0:
-            return f"budget: all {budget.trials} trials are used"
-        if budget.hours is not None and spent.hours >= budget.hours:
-            return f"budget: {spent.hours:.2f} of {budget.hours:g} hours are used"
-        if budget.cost is not None and spent.cost + info.reserved_cost >= budget.cost:
-            return f"budget: {spent.cost:g} of {budget.cost:g} cost units are used"
+        used_up = self._used_up(now, waiting)
+        if used_up:
+            return used_up
         for name, rule in self.planner.parts.stopping.items():
             summaries = tuple(decision.summary for decision in now.decisions)
             view = CampaignView(
                 problem=self.problem,
-                dataset=now.dataset,
+                dataset=now.dataset.of_target,
                 spent=spent,
                 summary=summaries[-1] if summaries else None,
                 decisions=len(summaries),
@@ -353,6 +343,21 @@ class Campaign:
             if reason:
                 return f"{name}: {reason}"
         return None
+
+    def _used_up(self, now: Standing, waiting: int) -> str:
+        """Say which cap of the budget is reached; empty where none is."""
+        info, budget, spent = now.info, self.problem.budget, now.info.spent
+        if not waiting and self.trials_left(now) == 0:
+            return f"budget: all {budget.trials} trials are used"
+        if budget.hours is not None and spent.hours >= budget.hours:
+            return f"budget: {spent.hours:.2f} of {budget.hours:g} hours are used"
+        if budget.cost is not None and spent.cost + info.reserved_cost >= budget.cost:
+            return f"budget: {spent.cost:g} of {budget.cost:g} cost units are used"
+        left = purse_of(self.planner, now).left if self.config.priced and not waiting else None
+        least = self.problem.fidelity(TARGET).cost
+        if left is not None and left < least:
+            return f"budget: {left:g} of {budget.cost:g} cost units are left, and a trial costs {least:g}"
+        return ""
 
     def trials_left(self, now: Standing | None = None) -> int | None:
         """Count the trials that the budget still allows to plan; None without a cap.
@@ -372,54 +377,39 @@ class Campaign:
         if not self.config.derived:
             return
         records = self.store.trial_records(self.name)
+        level = (
+            {trial.number: trial.fidelity for trial in self.store.trials(self.name)} if self.config.fidelities else {}
+        )
         for derived in self.config.derived:
             function = self.planner.parts.derived[derived.property]
+            values: dict[int, DerivedValue] = {}
+            for fidelity, procedure in self.config.procedures.items():
+                # values of another fidelity are another quantity: a hull is never drawn through both
+                if self.by_hand or derived.source in {step.step for step in procedure}:
+                    same = [record for record in records if level.get(record.trial, TARGET) == fidelity]
+                    values |= function.compute(same, derived.source) if same or fidelity == TARGET else {}
             self.store.record_derived(
                 self.name,
                 property=derived.property,
                 unit=function.unit(),
                 version=function.version(),
-                values=function.compute(records, derived.source),
+                values=values,
             )
 
     # --- measuring ------------------------------------------------------------------------------------------------
 
-    def step_plans(self) -> list[StepPlan]:
-        """Return what a trial consists of; one told step where people measure."""
-        if self.by_hand:
-            return [StepPlan(name=BY_HAND_STEP, instrument=PERSON, capability="tell")]
-        return [
-            StepPlan(name=s.step, instrument=s.instrument, capability=s.capability or "", cost=s.cost or 0.0)
-            for s in self.config.procedure
-        ]
+    def step_plans(self, proposal: Proposal | None = None) -> list[StepPlan]:
+        """Return what a trial consists of, at the fidelity and the price of its proposal."""
+        return measuring.step_plans(self.config, proposal)
 
     def instruments(self) -> dict[str, Instrument]:
-        """Build the instruments that the procedure names, from the campaign file and the lab file."""
-        built: dict[str, Instrument] = {}
-        for step in self.config.procedure:
-            if step.instrument in built:
-                continue
-            use = self.config.instruments.get(step.instrument) or self.lab.instruments[step.instrument]
-            built[step.instrument] = plugins.build(
-                "instruments",
-                use.use,
-                use.options,
-                base=self.base,
-                allowed_modules=self.lab.allowed_modules,
-            )
-        return built
+        """Build the instruments that the procedures name, from the campaign file and the lab file."""
+        return measuring.instruments(self.config, self.lab, self.base)
 
     def executor(self, clock: Clock | None = None) -> Executor:
         """Build what carries out the trials of this campaign."""
-        return Executor(
-            self.store,
-            self.name,
-            self.instruments(),
-            self.config.procedure,
-            envelopes={name: entry.envelope for name, entry in self.lab.instruments.items()},
-            clock=clock,
-            units=self._parameter_units(),
-        )
+        space = self.planner.parts.space
+        return measuring.executor(self.store, self.config, self.lab, base=self.base, space=space, clock=clock)
 
     def ask(self, n: int = 1) -> list[TrialInfo]:
         """Return n open trials for people to measure; those asked before and not yet told come first.
@@ -449,14 +439,6 @@ class Campaign:
     def tell_failed(self, trial: int, *, who: str, reason: str) -> None:
         """Record that a trial failed, and why: evidence for the feasibility of its neighbours."""
         tell_failed(self.store, self.name, trial, who=who, reason=reason)
-
-    # --- small parts ----------------------------------------------------------------------------------------------
-
-    def _parameter_units(self) -> dict[str, str]:
-        space = self.planner.parts.space
-        if isinstance(space, BoxSpace):
-            return {axis.name: axis.unit for axis in space.axes()}
-        return dict(space.parameter_units()) if isinstance(space, HasParameterUnits) else {}
 
 
 def _renamed(config: CampaignConfig, name: str) -> CampaignConfig:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from orchestrator import fitting
 from orchestrator.config.defaults import IMPORTED
-from orchestrator.domain import Dataset, Proposal, canonical_json, sha256
+from orchestrator.domain import Dataset, Proposal, canonical_json, closed_at, sha256
 from orchestrator.planner import Chosen, Planner
+from orchestrator.purse import Purse
 from orchestrator.record import queue
 from orchestrator.record.states import TrialState
 from orchestrator.record.store import CampaignStore
-from orchestrator.record.views import DecisionInfo, FitInfo, StepPlan, TrialInfo
+from orchestrator.record.views import DecisionInfo, FitInfo, StepsOf, TrialInfo
 from orchestrator.standing import OPEN, Standing
 
 RERANKED = "acquisition"
@@ -124,6 +125,7 @@ def choose(
         pending=pending,
         closed=closed,
         surrogate=planner.restore(store.fit_folder(fit.id)) if fit else None,
+        purse=purse_of(planner, now, waiting) if config.priced else None,
     )
     return Choice(
         number=number,
@@ -137,16 +139,14 @@ def choose(
     )
 
 
-def settle(
-    store: CampaignStore, name: str, choice: Choice, steps: Sequence[StepPlan], begun: Collection[int] = ()
-) -> Settled:
+def settle(store: CampaignStore, name: str, choice: Choice, steps: StepsOf, begun: Collection[int] = ()) -> Settled:
     """Record a choice, and withdraw what it left behind: one transaction.
 
     Args:
         store: the campaign database.
         name: of the campaign.
         choice: from `choose`.
-        steps: what each trial consists of.
+        steps: what the trial of each proposal consists of.
         begun: numbers of trials that were begun since it was chosen; they are never withdrawn.
 
     Returns:
@@ -188,25 +188,44 @@ def settle(
     return Settled(made, [trial for trial in choice.queued if trial.number in again], withdrawn)
 
 
+def purse_of(planner: Planner, now: Standing, waiting: Collection[int] = ()) -> Purse:
+    """Return what may be spent: the cap less what is spent, reserved and planned.
+
+    Args:
+        planner: of the current revision.
+        now: how the campaign stands.
+        waiting: numbers of the trials that are ranked anew: their price is free again.
+    """
+    planned = [trial for trial in now.trials if trial.number not in waiting and not is_withdrawn(trial)]
+    cap = planner.problem.budget.cost
+    owed = sum(step.cost for t in planned if t.state in OPEN and t.started_at is None for step in t.steps)
+    left = None if cap is None else cap - now.info.spent.cost - now.info.reserved_cost - owed
+    return Purse(left, planned[-1].candidate if planned else None)
+
+
 def closed_ids(trials: Sequence[TrialInfo], waiting: Collection[int] = ()) -> frozenset[str]:
-    """Return the ids of the candidates that have a trial: not those that only wait, or were withdrawn.
+    """Name the candidates that have a trial, each at its fidelity: not those that only wait, or were withdrawn.
 
     Args:
         trials: of the campaign.
         waiting: numbers of those that are ranked anew.
     """
-    return frozenset(trial.candidate.id for trial in trials if trial.number not in waiting and not is_withdrawn(trial))
+    return frozenset(
+        closed_at(trial.candidate.id, trial.fidelity)
+        for trial in trials
+        if trial.number not in waiting and not is_withdrawn(trial)
+    )
 
 
 def closed_before(decision: DecisionInfo, trials: Sequence[TrialInfo]) -> frozenset[str]:
-    """Return the ids that a recorded decision found closed by trials; vetoes come on top.
+    """Name what a recorded decision found closed by trials; vetoes come on top.
 
     Args:
         decision: the decision.
         trials: every trial of the campaign.
     """
     return frozenset(
-        trial.candidate.id
+        closed_at(trial.candidate.id, trial.fidelity)
         for trial in trials
         if trial.decision < decision.number
         and trial.number not in decision.queued

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from orchestrator.campaign import Campaign
 from orchestrator.choosing import closed_before, closed_sha256
 from orchestrator.config.schema import CampaignConfig
-from orchestrator.domain import Candidate
+from orchestrator.domain import TARGET, Candidate, closed_at
 from orchestrator.errors import MatloopError
 from orchestrator.planner import Parts, Planner
+from orchestrator.purse import Purse
 from orchestrator.record.views import DecisionInfo, EventInfo, TrialInfo
 
 VETO = "veto"
@@ -81,21 +82,30 @@ def _verify(
     closed = closed_before(decision, trials) | frozenset(vetoed)
     if closed_sha256(closed) != decision.closed_sha256:
         return "the candidates that it was not allowed to propose cannot be gathered again"
+    purse = decision.proposals[0].details.get("purse") if decision.proposals else None
     chosen = planner.choose(
         decision.number,
-        q=len(decision.proposals),
+        q=purse["asked"] if purse else len(decision.proposals),
         initial=decision.purpose == "initial",
         dataset=dataset,
         pending=[earlier[candidate] for candidate in decision.pending],
         closed=closed,
         surrogate=None if decision.fit is None else planner.restore(store.fit_folder(decision.fit)),
+        purse=Purse(purse["left"], earlier.get(purse["before"])) if purse else None,
     )
-    before = [proposal.candidate.id for proposal in decision.proposals]
-    now = [proposal.candidate.id for proposal in chosen.proposals]
+    before = [closed_at(one.candidate.id, one.fidelity) for one in decision.proposals]
+    now = [closed_at(one.candidate.id, one.fidelity) for one in chosen.proposals]
     if before != now:
-        labels = {p.candidate.id: p.candidate.label for p in (*decision.proposals, *chosen.proposals)}
+        labels = {
+            closed_at(p.candidate.id, p.fidelity): f"{p.candidate.label}{_at(p.fidelity)}"
+            for p in (*decision.proposals, *chosen.proposals)
+        }
         return (
             f"it chose {', '.join(labels[i] for i in before)}, and choosing again gives"
             f" {', '.join(labels[i] for i in now)} (it was made on {decision.device} with {decision.threads} threads)"
         )
     return None
+
+
+def _at(fidelity: str) -> str:
+    return "" if fidelity == TARGET else f" at {fidelity}"

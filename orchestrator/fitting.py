@@ -109,11 +109,12 @@ def fit_if_due(store: CampaignStore, name: str, planner: Planner, now: Standing)
         return None
     fits = usable(store, name, planner, now.fits)
     last, labels = fits[-1] if fits else None, planner.labels(dataset)
-    if last is not None and labels <= last.report.labels:
+    fitted = planner.fitted_labels(last.report.labels, last.seen, dataset) if last else None
+    if fitted is not None and labels <= fitted:
         return None
     seen = judged(now, planner)
     drift = _drift(store, planner, last, seen)
-    if not (drift or planner.refit_due(dataset, last.report.labels if last else None)):
+    if not (drift or planner.refit_due(dataset, fitted)):
         return None
     return _Training(store, name, planner, dataset, fits, seen, drift).make(now.fits[-1].number + 1 if now.fits else 1)
 
@@ -191,11 +192,14 @@ class _Training:
             return alarms[0].text
         if not self.fits[-1].report.promoted:
             return f"fit {self.fits[-1].number} was worse than fit {champion.number}"
-        cold = next((fit.report.labels for fit in reversed(self.fits) if not fit.report.warm), 0)
+        cold = next((self._labels(fit) for fit in reversed(self.fits) if not fit.report.warm), 0)
         labels = self.planner.labels(self.dataset)
         if self.planner.cold_due(labels, cold):
             return f"{labels} labels, {cold} at the last training from scratch"
         return ""
+
+    def _labels(self, fit: FitInfo) -> int:
+        return self.planner.fitted_labels(fit.report.labels, fit.seen, self.dataset)
 
     def _since(
         self, champion: FitInfo | None, folder: Path | None, learned: Learned

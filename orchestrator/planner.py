@@ -8,15 +8,18 @@ closed candidates, the fit, and the number that the seed is derived from. That i
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator import plugins
-from orchestrator.config.defaults import IMPORTED, default_surrogate
+from orchestrator.abilities import ChoosesFidelity
+from orchestrator.config.defaults import IMPORTED, MULTI_FIDELITY, default_surrogate
 from orchestrator.config.schema import CampaignConfig, Use
 from orchestrator.domain import (
+    TARGET,
     Candidate,
     Dataset,
     DecisionSummary,
@@ -25,7 +28,7 @@ from orchestrator.domain import (
     Proposal,
     derive_seed,
 )
-from orchestrator.errors import ConfigError, NotEnoughData
+from orchestrator.errors import ConfigError, NotEnoughData, SpaceExhausted
 from orchestrator.protocols import (
     AcquisitionPolicy,
     DerivedProperty,
@@ -34,6 +37,11 @@ from orchestrator.protocols import (
     StoppingRule,
     Surrogate,
 )
+from orchestrator.purse import Purse, pay, too_expensive
+from orchestrator.shared_points import at_every_fidelity
+
+TRIES = 20
+"""Times that a policy is asked again for something that can be paid."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Parts:
         initial_options = config.initial.options if config.initial.use != IMPORTED else {}
         return cls(
             space=space,
-            surrogate=config.surrogate or default_surrogate(space),
+            surrogate=config.surrogate or default_surrogate(space, config),
             policy=make("acquisition", config.acquisition.use, config.acquisition.options),
             initial=make("acquisition", initial, initial_options),
             stopping={rule.use: make("stopping", rule.use, rule.options) for rule in config.stop},
@@ -139,8 +147,21 @@ class Planner:
         return bool(self.parts.policy.needs())
 
     def labels(self, dataset: Dataset) -> int:
-        """Count the trials that have a value to learn from."""
-        return len(dataset.labels(self.problem.properties))
+        """Count the trials that have a value to learn from, at any fidelity that the surrogate learns from."""
+        fidelities = dataset.fidelities if self.parts.surrogate.use == MULTI_FIDELITY else (TARGET,)
+        return sum(len(dataset.labels(self.problem.properties, one)) for one in fidelities)
+
+    def fitted_labels(self, fit_labels: int, seen: Collection[int], dataset: Dataset) -> int:
+        """Count the labels of a fit as `labels` does.
+
+        Args:
+            fit_labels: labels of the target, as its report says.
+            seen: tokens of the rows that it was trained on.
+            dataset: what is known.
+        """
+        if self.parts.surrogate.use != MULTI_FIDELITY:
+            return fit_labels
+        return self.labels(dataset.seen(seen))
 
     def is_initial(self, planned: int, dataset: Dataset) -> bool:
         """Say whether the next trials belong to the initial design.
@@ -233,6 +254,7 @@ class Planner:
         pending: Sequence[Candidate],
         closed: frozenset[str],
         surrogate: Surrogate | None,
+        purse: Purse | None = None,
     ) -> Chosen:
         """Choose up to q candidates.
 
@@ -242,14 +264,15 @@ class Planner:
             initial: whether the initial design chooses.
             dataset: what is known.
             pending: planned or in flight.
-            closed: ids that must not be proposed.
+            closed: what must not be proposed: ids, and at one fidelity `closed_at` names.
             surrogate: holding the fit; it is updated to `dataset` here.
+            purse: what may be spent, where a trial's price follows `expenses`.
 
         Returns:
             The choice.
 
         Raises:
-            SpaceExhausted: nothing is left to propose.
+            SpaceExhausted: nothing is left to propose, or to pay for.
         """
         seed = derive_seed(self.config.seed, number, "select")
         policy = self.parts.initial if initial else self.parts.policy
@@ -261,15 +284,21 @@ class Planner:
         started = time.perf_counter()
         if asked is not None:
             asked.update(dataset)
+        several = isinstance(self.parts.policy, ChoosesFidelity) and len(self.problem.fidelities) > 1
         arguments: dict[str, Any] = {
             "problem": self.problem,
-            "dataset": dataset,
+            "dataset": dataset if several else dataset.of_target,
             "pending": tuple(pending),
-            "closed": closed,
+            "closed": closed if several else frozenset(key for key in closed if "@" not in key),
             "costs": {f.name: f.cost for f in self.problem.fidelities},
             "seed": seed,
         }
-        proposals = policy.select(asked, self.parts.space, q=q, **arguments)
+        select = policy.select
+        if initial and several:
+            select = partial(_at_every_fidelity, policy)
+        proposals = self._affordable(partial(select, asked, self.parts.space), q, arguments, purse)
+        if initial and several:
+            arguments |= {"dataset": dataset.of_target, "closed": frozenset(k for k in closed if "@" not in k)}
         summary = _summary(policy, asked, self.parts.space, arguments)
         return Chosen(
             proposals=proposals,
@@ -279,6 +308,40 @@ class Planner:
             summary=summary,
             seconds=time.perf_counter() - started,
         )
+
+    def _affordable(
+        self,
+        select: Callable[..., tuple[Proposal, ...]],
+        q: int,
+        arguments: Mapping[str, Any],
+        purse: Purse | None,
+    ) -> tuple[Proposal, ...]:
+        """Choose until the purse pays for something; what it does not pay for is closed."""
+        proposals = select(q=q, **arguments)
+        if purse is None:
+            return proposals
+        closed: frozenset[str] = arguments["closed"]
+        for _ in range(TRIES):
+            paid = pay(proposals, self.problem, purse, q)
+            if paid.kept or not paid.dropped:
+                return paid.kept
+            closed |= too_expensive(self.parts.space, self.problem, purse, paid.dropped)
+            try:
+                proposals = select(q=q, **{**arguments, "closed": closed})
+            except SpaceExhausted:
+                break
+        message = (
+            f"what is left of the budget ({purse.left:g} cost units) pays for no further trial; raise budget.cost in"
+            " the campaign file and run `matloop amend`, or let the campaign end"
+        )
+        raise SpaceExhausted(message)
+
+
+def _at_every_fidelity(
+    policy: AcquisitionPolicy, surrogate: Surrogate | None, space: SearchSpace, **arguments: Any
+) -> tuple[Proposal, ...]:
+    del surrogate  # an initial design has none
+    return at_every_fidelity(policy, space, **arguments)
 
 
 def _summary(

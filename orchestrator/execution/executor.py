@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.config.schema import ParameterEnvelope, StepConfig
-from orchestrator.domain import Capability, Description, Identity, Order
+from orchestrator.domain import TARGET, Capability, Description, Identity, Order
 from orchestrator.errors import Busy, ConfigError, IllegalTransition, Rejected, Stopped, StoreError, Unanswered
 from orchestrator.execution.answers import Question, questions
 from orchestrator.execution.attempts import Attempts, Progress, Work
@@ -51,6 +51,8 @@ class Executor:
         clock: the wall's unless given.
         on_progress: gets news of running steps; called on the event loop.
         units: units of the candidates' parameters, where they are not those that the instruments declare.
+        below: procedures of the fidelities below the target, by name.
+        priced: whether steps cost what was planned, and not what their capabilities cost.
     """
 
     attempts_type: ClassVar[type[Attempts]] = Attempts
@@ -66,13 +68,17 @@ class Executor:
         clock: Clock | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         units: Mapping[str, str] | None = None,
+        below: Mapping[str, Sequence[StepConfig]] | None = None,
+        priced: bool = False,
     ) -> None:
         self.store = store
         self.name = name
         self.clock = clock or Clock()
         self.attempts = self.attempts_type(store, name, self.clock, on_progress or (lambda _: None))
         self._instruments = dict(instruments)
-        self._procedure = {step.step: step for step in procedure}
+        procedures = {**(below or {}), TARGET: procedure}
+        self._procedures = {name: {step.step: step for step in steps} for name, steps in procedures.items()}
+        self._priced = priced
         self._envelopes = {key: dict(value) for key, value in (envelopes or {}).items()}
         self._units = dict(units or {})
         self._descriptions: dict[str, Description] = {}
@@ -91,7 +97,7 @@ class Executor:
             InstrumentError: an instrument cannot be reached.
         """
         known = self._known_identities()
-        for name in dict.fromkeys(step.instrument for step in self._procedure.values()):
+        for name in dict.fromkeys(step.instrument for step in self._steps()):
             if name not in self._instruments:
                 message = f"the procedure uses instrument {name!r}; there are: {', '.join(self._instruments) or 'none'}"
                 raise ConfigError(message)
@@ -307,20 +313,26 @@ class Executor:
         """Return the open attempts of this executor's instruments."""
         return [a for a in self.store.open_attempts(self.name) if a.instrument in self._descriptions]
 
+    def _steps(self) -> list[StepConfig]:
+        """Return the steps of every fidelity."""
+        return [step for procedure in self._procedures.values() for step in procedure.values()]
+
     def _work(self, trial: TrialInfo, step: StepInfo, wish: Wish) -> Work:
-        config = self._procedure.get(step.name)
+        procedure = self._procedures.get(trial.fidelity, {})
+        config = procedure.get(step.name)
         if config is None or step.instrument not in self._descriptions:
             message = (
                 f"trial {trial.number} has step {step.name!r} on {step.instrument!r}, which the procedure "
-                f"({', '.join(self._procedure) or 'empty'}) no longer has: veto the candidate, or amend the file"
+                f"({', '.join(procedure) or 'empty'}) no longer has: veto the candidate, or amend the file"
             )
             raise ConfigError(message)
         description = self._descriptions[step.instrument]
         capability = self._capability(step.instrument, description, step.capability or config.capability)
+        usual = capability.cost if config.cost is None else config.cost
         return Work(
             trial=trial,
             step=step,
-            cost=capability.cost if config.cost is None else config.cost,
+            cost=step.cost if self._priced else usual,
             config=config,
             instrument=self._instruments[step.instrument],
             description=description,
@@ -346,7 +358,7 @@ class Executor:
             return order, error
 
     def _check_names(self, name: str, description: Description) -> None:
-        for step in self._procedure.values():
+        for step in self._steps():
             if step.instrument == name:
                 self._capability(name, description, step.capability)
         parameters = {p.name for capability in description.capabilities for p in capability.parameters}

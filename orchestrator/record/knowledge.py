@@ -18,7 +18,7 @@ from orchestrator.record.planning import NONE_KEPT, want_next, write_decision
 from orchestrator.record.queue import superseded, unneeded, withdraw, withdrawn_by
 from orchestrator.record.raw import folder_sha256, keep_folder
 from orchestrator.record.states import StepState, TrialState, trial_state
-from orchestrator.record.views import DecisionInfo, FitInfo, StepInfo, StepPlan, TrialInfo
+from orchestrator.record.views import DecisionInfo, FitInfo, StepInfo, StepsOf, TrialInfo
 
 
 class Knowledge(StorePart):
@@ -126,7 +126,7 @@ class Knowledge(StorePart):
         threads: int,
         seconds: float,
         summary: DecisionSummary,
-        steps: Sequence[StepPlan],
+        steps: StepsOf,
         note: str = "",
         queued: Sequence[int] = (),
         kept: Mapping[int, int] = NONE_KEPT,
@@ -150,7 +150,7 @@ class Knowledge(StorePart):
             threads: on how many.
             seconds: how long it took.
             summary: for stopping rules.
-            steps: what each trial consists of, in order.
+            steps: what each trial consists of, in order; or a function of its proposal that says it.
             note: added to the event's note, for people.
             queued: numbers of trials that waited and were ranked anew.
             kept: by position among the proposals: the queued trial that is kept for it, so that none is made.

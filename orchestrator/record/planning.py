@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import func, select
 
-from orchestrator.domain import Candidate, DecisionSummary, Proposal, frozen
+from orchestrator.domain import Candidate, DecisionSummary, Proposal
 from orchestrator.errors import StoreError
 from orchestrator.record import codec, statements, tables
 from orchestrator.record.base import current, micro
 from orchestrator.record.database import Write
 from orchestrator.record.states import StepState, TrialState, trial_state
-from orchestrator.record.views import StepPlan
+from orchestrator.record.views import StepPlan, StepsOf
 
-NONE_KEPT: Mapping[int, int] = frozen()
+NONE_KEPT: Mapping[int, int] = MappingProxyType({})
 REPEATABLE = ("asked", "imported")
 """Purposes of decisions that may name a candidate again: people repeat on purpose."""
 
@@ -80,7 +81,7 @@ def _write_proposal(write: Write, proposal: Proposal, decision: int, position: i
 def write_decision(
     write: Write,
     proposals: Sequence[Proposal],
-    steps: Sequence[StepPlan],
+    steps: StepsOf,
     *,
     number: int,
     purpose: str,
@@ -100,7 +101,8 @@ def write_decision(
     Raises:
         StoreError: the number is not the next one, there are no steps, or a candidate has a trial already.
     """
-    if not steps:
+    plans = [steps(one) if callable(steps) else steps for one in proposals]
+    if not steps or not all(plans):
         message = "a trial needs at least one step; the campaign's procedure is empty"
         raise StoreError(message)
     want_next(write, tables.decision, "decision", number)
@@ -125,7 +127,7 @@ def write_decision(
             _write_proposal(write, proposal, decision, i)
             continue
         numbers.append(first + len(numbers))
-        _plan_trial(write, proposal, steps, decision=decision, position=i, number=numbers[-1], purpose=purpose)
+        _plan_trial(write, proposal, plans[i], decision=decision, position=i, number=numbers[-1], purpose=purpose)
     return numbers
 
 

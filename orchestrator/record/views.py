@@ -5,7 +5,7 @@ Times are UTC in microseconds since 1970; costs are in the campaign's own cost u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,10 @@ class StepPlan:
     instrument: str
     capability: str
     cost: float = 0.0
+
+
+StepsOf = Sequence[StepPlan] | Callable[[Proposal], Sequence[StepPlan]]
+"""The steps of every trial of a decision, or what gives those of one by its proposal."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,101 @@
+"""What a trial of a campaign consists of, and what carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator import plugins
+from orchestrator.config.check import BY_HAND_STEP
+from orchestrator.config.schema import CampaignConfig, LabConfig
+from orchestrator.domain import TARGET, Proposal
+from orchestrator.execution.clock import Clock
+from orchestrator.execution.executor import Executor
+from orchestrator.protocols import BoxSpace, HasParameterUnits, Instrument, SearchSpace
+from orchestrator.record.store import CampaignStore
+from orchestrator.record.views import StepPlan
+
+PERSON = "person"
+"""Instrument name of a step that is measured by hand and told."""
+
+
+def step_plans(config: CampaignConfig, proposal: Proposal | None = None) -> list[StepPlan]:
+    """Return what a trial consists of; one told step where people measure.
+
+    A trial whose price follows `expenses` is paid with its first step: so it is never left half done for want of money.
+
+    Args:
+        config: the campaign.
+        proposal: of the trial, for its fidelity and its price; None is any at the target.
+    """
+    procedure = config.procedures[proposal.fidelity if proposal is not None else TARGET]
+    if not procedure:
+        plans = [StepPlan(name=BY_HAND_STEP, instrument=PERSON, capability="tell")]
+    else:
+        plans = [
+            StepPlan(name=s.step, instrument=s.instrument, capability=s.capability or "", cost=s.cost or 0.0)
+            for s in procedure
+        ]
+    if proposal is None or not config.priced or "expense" not in proposal.details:
+        return plans
+    price = float(proposal.details["expense"]["cost"])
+    return [
+        StepPlan(plan.name, plan.instrument, plan.capability, price if i == 0 else 0.0) for i, plan in enumerate(plans)
+    ]
+
+
+def instruments(config: CampaignConfig, lab: LabConfig, base: str | None) -> dict[str, Instrument]:
+    """Build the instruments that the procedures name, from the campaign file and the lab file.
+
+    Args:
+        config: the campaign.
+        lab: the site's instruments.
+        base: folder that relative paths start from.
+    """
+    built: dict[str, Instrument] = {}
+    for step in (step for procedure in config.procedures.values() for step in procedure):
+        if step.instrument in built:
+            continue
+        use = config.instruments.get(step.instrument) or lab.instruments[step.instrument]
+        built[step.instrument] = plugins.build(
+            "instruments", use.use, use.options, base=base, allowed_modules=lab.allowed_modules
+        )
+    return built
+
+
+def executor(
+    store: CampaignStore,
+    config: CampaignConfig,
+    lab: LabConfig,
+    *,
+    base: str | None,
+    space: SearchSpace,
+    clock: Clock | None = None,
+) -> Executor:
+    """Build what carries out the trials of a campaign.
+
+    Args:
+        store: of the campaign.
+        config: the campaign.
+        lab: the site's instruments.
+        base: folder that relative paths start from.
+        space: for the units of the candidates' parameters.
+        clock: the wall's unless given.
+    """
+    return Executor(
+        store,
+        config.name,
+        instruments(config, lab, base),
+        config.procedure,
+        envelopes={name: entry.envelope for name, entry in lab.instruments.items()},
+        clock=clock,
+        units=parameter_units(space),
+        below={name: one.procedure for name, one in config.fidelities.items()},
+        priced=config.priced,
+    )
+
+
+def parameter_units(space: SearchSpace) -> Mapping[str, str]:
+    """Return the units of a space's parameters, where it says them."""
+    if isinstance(space, BoxSpace):
+        return {axis.name: axis.unit for axis in space.axes()}
+    return dict(space.parameter_units()) if isinstance(space, HasParameterUnits) else {}
