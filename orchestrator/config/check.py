@@ -24,9 +24,18 @@ from orchestrator.config.procedure import (
 from orchestrator.config.read import Loaded
 from orchestrator.config.schema import CampaignConfig, LabConfig, StepConfig
 from orchestrator.config.source import Path_
-from orchestrator.domain import Description, Problem
-from orchestrator.errors import IncompatibleError
-from orchestrator.protocols import AcquisitionPolicy, BoxSpace, FiniteSpace, HasReference, SearchSpace, Surrogate
+from orchestrator.domain import Dataset, Description, Problem, Spent
+from orchestrator.errors import ConfigError, IncompatibleError
+from orchestrator.protocols import (
+    AcquisitionPolicy,
+    BoxSpace,
+    CampaignView,
+    FiniteSpace,
+    HasReference,
+    SearchSpace,
+    StoppingRule,
+    Surrogate,
+)
 
 BY_HAND_STEP = "measure"
 """Name of the one step of a campaign without a procedure, which people measure and tell."""
@@ -97,7 +106,11 @@ class _Check:
         surrogate = self._surrogate(space, policy)
         shared = self._shared(surrogate, descriptions)
         for i, rule in enumerate(self.config.stop):
-            self.builder.build("stopping", rule.use, rule.options, ("stop", i))
+            built: StoppingRule = self.builder.build("stopping", rule.use, rule.options, ("stop", i))
+            try:  # a rule that does not go with the problem says so before there is anything to judge
+                built.reason(CampaignView(self.problem, Dataset(), Spent(), None, 0))
+            except ConfigError as error:
+                raise self.source.error(error.message, ("stop", i, "use")) from error
         self._worth_saying(space, descriptions)
         self._levels(policy)
         return Checked(
