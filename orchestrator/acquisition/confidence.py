@@ -1,8 +1,7 @@
 """Upper confidence bound: mean plus beta standard deviations.
 
-Batches after Desautels, Krause, Burdick, J. Mach. Learn. Res. 15, 4053 (2014) (GP-BUCB): the mean stays, and the
-standard deviation of each candidate shrinks by what the picks before it and the pending candidates will tell. How much
-they tell is read from joint draws, so that any surrogate with draws can be used.
+Batches after Desautels, Krause, Burdick, J. Mach. Learn. Res. 15, 4053 (2014) (GP-BUCB), which believes in means
+whether ``pending`` says so or not; see `knowledge`.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from orchestrator.acquisition.marginal import log_probability_feasible, optimistic
+from orchestrator.acquisition.knowledge import Knowledge
+from orchestrator.acquisition.marginal import log_feasible, optimistic
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
 from orchestrator.acquisition.ranking import ranked, searched, unlikely
+from orchestrator.acquisition.slots import Slots, promising
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate, Prediction
 from orchestrator.protocols import Support
@@ -67,7 +68,7 @@ class UpperConfidenceBound(Policy):
         prediction = predict(situation.trained, pool)
         values, penalty = optimistic(situation, prediction, self.options.beta), _penalty(situation, prediction, pool)
         if self.options.batch == "top" or (situation.q == 1 and not situation.pending):
-            chosen = ranked(situation, values, penalty)
+            chosen = ranked(situation, values, penalty, pool)
         else:
             chosen = self._shrinking(situation, pool, prediction, values, penalty)
         return [
@@ -87,59 +88,22 @@ class UpperConfidenceBound(Policy):
         check_finite(np.isfinite(values).all(axis=1), "bounds")
         spread = np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0)
         size = max(self.options.shortlist, 2 * situation.q)
-        order = np.lexsort((-(values / spread).sum(axis=1), -penalty))[:size]
+        order = promising(situation, pool, np.lexsort((-(values / spread).sum(axis=1), -penalty)), size)
         listed = [pool[i] for i in order]
-        known = [*situation.pending, *listed]
-        drawn = np.asarray(
-            situation.trained.draw(known, self.options.draws, situation.seed_for("draws")), dtype=np.float64
-        )
-        check_finite(np.isfinite(drawn).all(axis=(0, 2)), "drawn candidates")
-        noise = np.mean(prediction.noise[order], axis=0) ** 2
-        knowledge = _Knowledge(drawn, noise)
-        first = len(situation.pending)
-        for j in range(first):
-            knowledge.include(j)
+        now = Prediction(prediction.mean[order], prediction.epistemic[order], prediction.noise[order])
+        knowledge = Knowledge(situation, listed, now, self.options.draws)
+        slots, one = Slots(situation, listed), replace(situation, q=1)
         picks: list[tuple[int, float]] = []
-        free = np.ones(len(listed), dtype=bool)
-        one = replace(situation, q=1)
         for _ in range(min(situation.q, len(listed))):
-            left = knowledge.left()[first:]
-            now = Prediction(prediction.mean[order], prediction.epistemic[order] * left, prediction.noise[order])
-            places = np.flatnonzero(free)
-            bounds = optimistic(situation, now, self.options.beta)[places]
-            place, bound = ranked(one, bounds, penalty[order][places])[0]
+            places = np.flatnonzero(slots.open())
+            bounds = optimistic(situation, knowledge.now(), self.options.beta)[places]
+            place, bound = ranked(one, bounds, penalty[order][places], [listed[i] for i in places])[0]
             best = int(places[place])
-            free[best] = False
+            slots.take(best)
             picks.append((int(order[best]), bound))
-            knowledge.include(first + best)
+            knowledge.include(best)
         return picks
 
 
-class _Knowledge:
-    """How much of each point's variance is left after measuring others: covariances of draws, conditioned in turn."""
-
-    def __init__(self, drawn: Array, noise: Array) -> None:
-        centred = drawn - drawn.mean(axis=0)
-        self.covariance = np.einsum("snm,skm->mnk", centred, centred) / len(drawn)
-        self.before = np.maximum(np.einsum("mnn->nm", self.covariance), np.finfo(float).tiny).copy()
-        self.noise = noise
-
-    def include(self, j: int) -> None:
-        for m, covariance in enumerate(self.covariance):
-            power = covariance[j, j] + self.noise[m]
-            if power > 0:
-                column = covariance[:, j].copy()
-                self.covariance[m] -= np.outer(column, column) / power
-
-    def left(self) -> Array:
-        """Return the share of the standard deviation that is left, n × m."""
-        return np.asarray(np.sqrt(np.clip(np.einsum("mnn->nm", self.covariance) / self.before, 0.0, 1.0)))
-
-
 def _penalty(situation: Situation, prediction: Prediction, candidates: Sequence[Candidate]) -> Array:
-    column = {name: j for j, name in enumerate(situation.problem.properties)}
-    total = situation.log_success(candidates)
-    for constraint in situation.problem.constraints:
-        j = column[constraint.property]
-        total = total + log_probability_feasible(constraint, prediction.mean[:, j], prediction.epistemic[:, j])
-    return unlikely(total)
+    return unlikely(log_feasible(situation, prediction, candidates))

@@ -15,6 +15,7 @@ from scipy.stats import qmc
 
 from orchestrator.acquisition.features import describe, distances
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation
+from orchestrator.acquisition.slots import Slots
 from orchestrator.domain import Candidate, Value
 from orchestrator.errors import SpaceError
 from orchestrator.protocols import Axis, BoxSpace, FiniteSpace
@@ -32,8 +33,13 @@ class Random(Policy):
         """Choose up to q open candidates."""
         pool = self.pool(situation, 4 * situation.q)
         rng = np.random.default_rng(situation.seed_for("random"))
-        order = rng.permutation(len(pool))[: situation.q]
-        return [Pick(pool[i], None, f"chosen at random among {len(pool)} candidates") for i in order]
+        order = rng.permutation(len(pool))
+        slots, picks = Slots(situation, pool), []
+        for _ in range(min(situation.q, len(pool))):
+            i = int(order[np.flatnonzero(slots.open()[order])[0]])
+            slots.take(i)
+            picks.append(Pick(pool[i], None, f"chosen at random among {len(pool)} candidates"))
+        return picks
 
 
 class DiverseOptions(PolicyOptions):
@@ -65,12 +71,12 @@ class Diverse(Policy):
         points, apart = features[: len(pool)], np.full(len(pool), np.inf)
         if around:
             apart = distances(points, features[len(pool) :]).min(axis=1)
-        free = np.ones(len(pool), dtype=bool)
+        slots = Slots(situation, pool)
         tie = rng.permutation(len(pool))  # equally far candidates: a seeded choice; the first pick is one, too
         picks = []
         for _ in range(min(situation.q, len(pool))):
-            i = int(np.lexsort((tie, -apart, ~free))[0])
-            free[i] = False
+            i = int(np.lexsort((tie, -apart, ~slots.open()))[0])
+            slots.take(i)
             far = float(apart[i])
             reason = (
                 f"farthest from everything measured or chosen (distance {far:.2g} in elements and parameters)"

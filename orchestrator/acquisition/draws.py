@@ -6,10 +6,11 @@ by position, never by running the network again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from orchestrator.acquisition.fantasies import Fantasy, believed, conditioned
 from orchestrator.acquisition.gains import Booleans, Front, feasible, pursued, utilities
 from orchestrator.acquisition.policy import Situation, check_finite
 from orchestrator.domain import Array, Candidate, Problem
@@ -26,6 +27,9 @@ class Draws:
         front: from the measured points; pending ones included.
         measured: utilities of the measured points, s × n0 × k.
         scale: spread of the first objective's utilities, for smoothing.
+        properties: what was drawn, s × n × m.
+        problem: objectives and constraints.
+        fantasy: what a pick is taken to yield.
     """
 
     values: Array
@@ -33,6 +37,26 @@ class Draws:
     front: Front
     measured: Array
     scale: float
+    properties: Array
+    problem: Problem
+    fantasy: Fantasy = "draws"
+
+    def given(self, i: int, succeeds: Booleans | None = None) -> Draws:
+        """Return the draws once candidate i counts as measured; the front grows in place.
+
+        Args:
+            i: position.
+            succeeds: in which draws it yields a value, s; in all where not given.
+        """
+        after = self
+        if self.fantasy != "draws":
+            mean, sd = self.properties[:, i].mean(axis=0), self.properties[:, i].std(axis=0)
+            drawn = conditioned(self.properties, i, believed(self.problem, mean, sd, self.fantasy))
+            values, allowed = utilities(drawn, self.problem), feasible(drawn, self.problem)
+            after = replace(self, values=values, allowed=allowed, properties=drawn)
+        good = after.allowed[:, i]
+        after.front.include(after.values[:, i], good if succeeds is None else good & succeeds)
+        return after
 
 
 def draw(situation: Situation, candidates: list[Candidate], s: int, purpose: str = "draws") -> Draws:
@@ -55,8 +79,12 @@ def draw(situation: Situation, candidates: list[Candidate], s: int, purpose: str
     known = [*labels.candidates, *situation.pending]
     drawn = np.asarray(situation.trained.draw([*known, *candidates], s, situation.seed_for(purpose)), dtype=np.float64)
     check_finite(np.isfinite(drawn).all(axis=(0, 2)), "drawn candidates")
-    value, allowed = utilities(drawn, problem), feasible(drawn, problem)
     n0, n1 = len(labels), len(known)
+    if situation.fantasy != "draws":
+        for j in range(n0, n1):
+            mean, sd = drawn[:, j].mean(axis=0), drawn[:, j].std(axis=0)
+            drawn = conditioned(drawn, j, believed(problem, mean, sd, situation.fantasy))
+    value, allowed = utilities(drawn, problem), feasible(drawn, problem)
     front = Front(
         value[:, :n0],
         allowed[:, :n0] & known_feasible(labels.values, problem)[None, :],
@@ -68,7 +96,16 @@ def draw(situation: Situation, candidates: list[Candidate], s: int, purpose: str
     for j in range(n0, n1):
         front.include(value[:, j], allowed[:, j] & (luck[:, j - n0] < odds[j - n0]))
     spread = float(np.std(value[..., 0]))
-    return Draws(value[:, n1:], allowed[:, n1:], front, value[:, :n0], spread if spread > 0 else 1.0)
+    return Draws(
+        value[:, n1:],
+        allowed[:, n1:],
+        front,
+        value[:, :n0],
+        spread if spread > 0 else 1.0,
+        drawn[:, n1:],
+        problem,
+        situation.fantasy,
+    )
 
 
 def reference(situation: Situation, drawn: Array) -> Array:

@@ -56,7 +56,7 @@ class Greedy(Policy):
         pool = searched(self.pool(situation, self.options.samples), situation, score)
         prediction = predict(situation.trained, pool)
         picks = []
-        for i, value in ranked(situation, *score(pool)):
+        for i, value in ranked(situation, *score(pool), pool):
             reason = f"best predicted mean: {expected(situation, prediction, i)}"
             picks.append(Pick(pool[i], value, reason, {"among": len(pool)}))
         return picks

@@ -20,6 +20,7 @@ from orchestrator.acquisition.draws import Draws, draw
 from orchestrator.acquisition.gains import SMOOTH, Booleans, log_smooth_gain
 from orchestrator.acquisition.marginal import marginal_scores
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
+from orchestrator.acquisition.slots import Slots, promising
 from orchestrator.acquisition.words import expected, gain_in_words
 from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import BoxSpace, FiniteSpace, Support
@@ -71,7 +72,8 @@ class LogExpectedImprovement(Policy):
         prediction = predict(situation.trained, pool)
         marginal = marginal_scores(situation, prediction, pool) - situation.price(pool)
         check_finite(np.isfinite(marginal), "expected improvements")
-        order = np.argsort(-marginal, kind="stable")[: max(self.options.shortlist, 2 * situation.q)]
+        order = np.argsort(-marginal, kind="stable")
+        order = promising(situation, pool, order, max(self.options.shortlist, 2 * situation.q))
         listed = [pool[i] for i in order]
         drawn = draw(situation, listed, self.options.draws)
         batch = greedy_batch(drawn, marginal[order], situation.q, worth=Worth(situation, listed))
@@ -103,6 +105,7 @@ class Worth:
         self.situation = situation
         self.candidates = candidates
         self.success = situation.log_success(candidates)
+        self.slots = Slots(situation, candidates)
         self.last: Candidate | None = None
 
     def logs(self) -> Array:
@@ -115,41 +118,35 @@ class Worth:
         rng = np.random.default_rng(self.situation.seed_for(f"success {self.candidates[i].id}"))
         return np.asarray(rng.random(s) < chance)
 
-    def took(self, i: int) -> None:
-        """Count what is changed over from candidate i from now on."""
+    def take(self, i: int) -> None:
+        """Count candidate i as picked: its place is filled, and changes are counted from it on."""
         self.last = self.candidates[i]
+        self.slots.take(i)
 
 
-def greedy_batch(drawn: Draws, marginal: Array, q: int, worth: Worth | None = None) -> list[tuple[int, float, float]]:
+def greedy_batch(drawn: Draws, marginal: Array, q: int, worth: Worth) -> list[tuple[int, float, float]]:
     """Choose a batch on joint draws, each pick given the ones before.
 
     Args:
         drawn: of n candidates; its front grows by the picks.
         marginal: scores of the n candidates alone, which break ties.
         q: how many are wanted.
-        worth: what counts beside the gain.
+        worth: what counts beside the gain, and who may still be picked.
 
     Returns:
         Position, score (log of the mean gain over the draws, success and expense counted) and mean gain of each pick.
     """
-    free = np.ones(len(marginal), dtype=bool)
     picks = []
     for _ in range(min(q, len(marginal))):
         gains = drawn.front.gains(drawn.values, drawn.allowed)
-        scores = _log_mean(drawn, gains)
-        if not np.isfinite(scores[free]).any():  # no draw shows a gain: what each is worth alone decides
-            scores = marginal
-        elif worth is not None:
-            scores = scores + worth.logs()
+        scores, free = _log_mean(drawn, gains), worth.slots.open()
+        # where no draw shows a gain, what each is worth alone decides
+        scores = scores + worth.logs() if np.isfinite(scores[free]).any() else marginal
         best = int(np.lexsort((-marginal, np.where(free, -scores, np.inf)))[0])
-        free[best] = False
-        allowed, gain = drawn.allowed[:, best], float(np.maximum(gains[:, best], 0.0).mean())
-        if worth is not None:
-            allowed = allowed & worth.succeeds(best, len(allowed))
-            gain *= float(np.exp(worth.success[best]))
-            worth.took(best)
+        gain = float(np.maximum(gains[:, best], 0.0).mean() * np.exp(worth.success[best]))
+        worth.take(best)
         picks.append((best, float(scores[best]), gain))
-        drawn.front.include(drawn.values[:, best], allowed)
+        drawn = drawn.given(best, worth.succeeds(best, len(gains)))
     return picks
 
 

@@ -116,6 +116,23 @@ def log_probability_feasible(constraint: Constraint, mean: Array, sd: Array) -> 
     return np.asarray(log_b + np.log(np.maximum(-np.expm1(np.minimum(log_a - log_b, 0.0)), SMALLEST)))
 
 
+def log_feasible(situation: Situation, prediction: Prediction, candidates: Sequence[Candidate] | None) -> Array:
+    """Return the logarithm of the probability that a trial succeeds and every constraint holds, n.
+
+    Args:
+        situation: with a trained surrogate.
+        prediction: of the n candidates.
+        candidates: the n candidates themselves; without them every trial is taken to succeed.
+    """
+    problem = situation.problem
+    column = {name: j for j, name in enumerate(problem.properties)}
+    total = np.zeros(len(prediction.mean)) if candidates is None else situation.log_success(candidates)
+    for constraint in problem.constraints:
+        j = column[constraint.property]
+        total = total + log_probability_feasible(constraint, prediction.mean[:, j], prediction.epistemic[:, j])
+    return total
+
+
 def marginal_scores(
     situation: Situation, prediction: Prediction, candidates: Sequence[Candidate] | None = None
 ) -> Array:
@@ -132,11 +149,7 @@ def marginal_scores(
     """
     problem = situation.problem
     goals = pursued(problem)
-    column = {name: j for j, name in enumerate(problem.properties)}
-    allowed = np.zeros(len(prediction.mean)) if candidates is None else situation.log_success(candidates)
-    for constraint in problem.constraints:
-        j = column[constraint.property]
-        allowed = allowed + log_probability_feasible(constraint, prediction.mean[:, j], prediction.epistemic[:, j])
+    allowed = log_feasible(situation, prediction, candidates)
     labels = situation.labels()
     if len(labels):
         reached = utilities(predict(situation.trained, labels.candidates).mean, problem)
@@ -146,7 +159,7 @@ def marginal_scores(
         reached = np.zeros((0, len(goals)))
     if len(goals) == 1:
         objective = goals[0]
-        j = column[objective.property]
+        j = problem.properties.index(objective.property)
         mean, sd = prediction.mean[:, j], prediction.epistemic[:, j]
         best = float(reached.max()) if len(reached) else float(objective.utility(mean).min())
         return log_gain(objective, mean, sd, best) + allowed

@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import Field
 
 from orchestrator.acquisition.expense import PerExpense
+from orchestrator.acquisition.fantasies import Fantasy
 from orchestrator.acquisition.features import describe, distances
-from orchestrator.acquisition.open import open_candidates, open_count
+from orchestrator.acquisition.open import open_count
 from orchestrator.acquisition.situation import CHUNK, NonFiniteValues, Situation, check_finite, predict
 from orchestrator.domain import Array, Candidate, Dataset, DecisionSummary, Problem, Proposal, frozen
 from orchestrator.errors import SpaceExhausted
@@ -44,11 +45,17 @@ class PolicyOptions(Options):
             trials; nothing changes before the first failure.
         per_expense: how much the price and the duration of a trial count, where the campaign's ``expenses`` make
             candidates differ.
+        most_per_system: how many candidates of one chemical system (set of elements) a batch may have, those in flight
+            counted; no cap by default. Where it leaves too few, the batch is filled up all the same, and says so.
+        pending: what trials in flight and earlier picks of a batch are taken to yield: ``draws`` (in each drawn
+            function its own value), ``believer`` (the mean) or ``pessimistic`` (one standard deviation worse).
     """
 
     epsilon: float = Field(default=0.0, ge=0.0)
     feasibility: bool = True
     per_expense: PerExpense = PerExpense()
+    most_per_system: int | None = Field(default=None, ge=1)
+    pending: Fantasy = "draws"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +121,8 @@ class Policy(ABC):
             seed,
             feasibility=self.options.feasibility,
             per_expense=self.options.per_expense,
+            most_per_system=self.options.most_per_system,
+            fantasy=self.options.pending,
         )
         if q < 1:
             return ()
@@ -154,6 +163,7 @@ class Policy(ABC):
             seed,
             pending=tuple(pending),
             epsilon=self.options.epsilon,
+            feasibility=self.options.feasibility,
         )
 
     def _fall_back(self, situation: Situation, why: str) -> list[Pick]:
@@ -181,6 +191,7 @@ class Policy(ABC):
         neighbours = _nearest(situation, chosen)
         odds = _odds(situation, chosen)
         expenses = _expenses(situation, chosen)
+        beyond = _beyond(situation, chosen)
         common = {"pending": len(situation.pending), "seed": situation.seed}
         if isinstance(situation.space, FiniteSpace):
             common["open"] = open_count(situation.space, situation.closed) or 0
@@ -199,6 +210,7 @@ class Policy(ABC):
                         "nearest_measured": neighbours[i],
                         **odds[i],
                         **expenses[i],
+                        **beyond[i],
                         **pick.details,
                     }
                 ),
@@ -208,12 +220,14 @@ class Policy(ABC):
 
     @staticmethod
     def pool(situation: Situation, size: int) -> list[Candidate]:
-        """Return the open candidates in the order of their ids; for a box, `size` sampled ones.
+        """Return the open candidates in the order of their ids; see `to_choose_from`.
 
         Raises:
             SpaceExhausted: there are none.
         """
-        found = open_candidates(situation.space, situation.closed, size, situation.seed_for("sample"))
+        from orchestrator.acquisition.narrowed import to_choose_from  # noqa: PLC0415  it builds on draws, draws on this
+
+        found = to_choose_from(situation, size)
         if not found:
             raise SpaceExhausted(_EXHAUSTED)
         return found
@@ -255,3 +269,12 @@ def _expenses(situation: Situation, chosen: Sequence[Candidate]) -> list[dict[st
         written.append({"expense": {"cost": one.cost, "hours": one.hours}})
         before = candidate
     return written
+
+
+def _beyond(situation: Situation, chosen: Sequence[Candidate]) -> list[dict[str, str]]:
+    """Say of which pick the cap on chemical systems was lifted for want of others."""
+    from orchestrator.acquisition.slots import lifted  # noqa: PLC0415  built on gains, which need the situation
+
+    most = situation.most_per_system
+    note = f"filled up beyond {most} of its chemical system: no other candidate is open"
+    return [{"most_per_system": note} if beyond else {} for beyond in lifted(situation, chosen)]

@@ -9,7 +9,8 @@ import numpy as np
 from orchestrator.acquisition.draws import known_feasible, reference
 from orchestrator.acquisition.gains import Front, utilities
 from orchestrator.acquisition.open import blend
-from orchestrator.acquisition.policy import Situation, check_finite, predict
+from orchestrator.acquisition.situation import Situation, check_finite, predict
+from orchestrator.acquisition.slots import Slots
 from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import BoxSpace, FiniteSpace
 
@@ -35,7 +36,9 @@ def unlikely(log_odds: Array) -> Array:
     return np.where(log_odds >= EVEN_ODDS + min(float(log_odds.max(initial=-np.inf)), 0.0), 0.0, log_odds)
 
 
-def ranked(situation: Situation, values: Array, penalty: Array) -> list[tuple[int, float]]:
+def ranked(
+    situation: Situation, values: Array, penalty: Array, candidates: Sequence[Candidate]
+) -> list[tuple[int, float]]:
     """Choose up to q of n points.
 
     With one objective, the largest utilities; feasible points come first. With several, each pick is the one that
@@ -45,6 +48,7 @@ def ranked(situation: Situation, values: Array, penalty: Array) -> list[tuple[in
         situation: gives q, and the measured points for the hypervolume.
         values: utilities, n × k.
         penalty: n, zero where feasible and below zero elsewhere.
+        candidates: the n candidates.
 
     Returns:
         Position and score of each pick, best first.
@@ -53,19 +57,22 @@ def ranked(situation: Situation, values: Array, penalty: Array) -> list[tuple[in
         NonFiniteValues: a utility is NaN or infinite.
     """
     check_finite(np.isfinite(values).all(axis=1), "utilities")
-    q = min(situation.q, len(values))
+    q, slots = min(situation.q, len(values)), Slots(situation, candidates)
     if values.shape[1] == 1:
-        order = np.lexsort((-values[:, 0], -penalty))[:q]
-        return [(int(i), float(values[i, 0])) for i in order]
+        order, chosen = np.lexsort((-values[:, 0], -penalty)), []
+        for _ in range(q):
+            i = int(order[np.argmax(slots.open()[order])])
+            slots.take(i)
+            chosen.append((i, float(values[i, 0])))
+        return chosen
     front = measured_front(situation, values)
     spread = np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0)
     near = ((values - values.max(axis=0)) / spread).sum(axis=1)  # ranks what adds no hypervolume
-    free = np.ones(len(values), dtype=bool)
     picks = []
     for _ in range(q):
         gains = front.gains(values[None], np.ones((1, len(values)), dtype=bool))[0]
-        i = int(np.lexsort((-near, -gains, -penalty, ~free))[0])
-        free[i] = False
+        i = int(np.lexsort((-near, -gains, -penalty, ~slots.open()))[0])
+        slots.take(i)
         picks.append((i, float(gains[i])))
         front.include(values[None, i], np.ones(1, dtype=bool))
     return picks

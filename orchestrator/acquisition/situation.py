@@ -15,6 +15,7 @@ import numpy as np
 
 from orchestrator.abilities import PredictsSuccess
 from orchestrator.acquisition.expense import PerExpense, log_expense, used
+from orchestrator.acquisition.fantasies import Fantasy
 from orchestrator.domain import Array, Candidate, Dataset, Labels, Prediction, Problem, derive_seed, frozen
 from orchestrator.errors import IncompatibleError
 from orchestrator.protocols import SearchSpace, Surrogate
@@ -87,6 +88,8 @@ class Situation:
         seed: for everything random.
         feasibility: whether the learned probability of success counts.
         per_expense: how much price and duration count.
+        most_per_system: how many candidates of one chemical system may be in a batch and in flight; None is no cap.
+        fantasy: what pending trials and earlier picks of a batch are taken to yield.
     """
 
     surrogate: Surrogate | None
@@ -100,6 +103,8 @@ class Situation:
     seed: int = 0
     feasibility: bool = True
     per_expense: PerExpense = field(default_factory=PerExpense)
+    most_per_system: int | None = None
+    fantasy: Fantasy = "draws"
 
     @property
     def trained(self) -> Surrogate:

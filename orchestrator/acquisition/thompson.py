@@ -15,6 +15,7 @@ from orchestrator.acquisition.gains import feasible, utilities
 from orchestrator.acquisition.marginal import marginal_scores
 from orchestrator.acquisition.policy import CHUNK, Pick, Policy, PolicyOptions, Situation, predict
 from orchestrator.acquisition.ranking import searched, unlikely
+from orchestrator.acquisition.slots import Slots
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import Support
@@ -62,11 +63,11 @@ class Thompson(Policy):
         prediction = predict(situation.trained, pool)
         penalty = unlikely(situation.log_success(pool))
         alone = marginal_scores(situation, prediction)  # many candidates lie inside a window in the same function
-        free = np.ones(len(pool), dtype=bool)
+        places = Slots(situation, pool)
         picks = []
         for slot in range(slots):
-            i = int(np.lexsort((-alone, -near[slot], -gains[slot], -penalty, ~free))[0])
-            free[i] = False
+            i = int(np.lexsort((-alone, -near[slot], -gains[slot], -penalty, ~places.open()))[0])
+            places.take(i)
             value = gains[slot, i] if np.isfinite(gains[slot, i]) else near[slot, i]
             reason = f"best of drawn function {slot + 1} of {slots}; predicted {expected(situation, prediction, i)}"
             picks.append(Pick(pool[i], float(value), reason, {"among": len(pool), "function": slot + 1}))
