@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from orchestrator import fitting, measuring
+from orchestrator import earlier, fitting, measuring
 from orchestrator.choosing import Choice, choose, purse_of, queue_of, settle
 from orchestrator.config.amendments import differences, refuse_amendment
 from orchestrator.config.check import check
@@ -26,6 +26,7 @@ from orchestrator.execution.told import tell, tell_failed
 from orchestrator.planner import Parts, Planner
 from orchestrator.protocols import CampaignView, DerivedValue, Instrument
 from orchestrator.ranking import Best, rank
+from orchestrator.record.earlier import Kept
 from orchestrator.record.states import CampaignState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import CampaignInfo, FitInfo, StepPlan, TrialInfo
@@ -112,13 +113,17 @@ class Campaign:
         """Begin the campaign of a file that is already read; see `create`."""
         checked = check(loaded)
         config = loaded.config if name is None else _renamed(loaded.config, name)
+        config = measuring.with_expense(config, checked.descriptions)
+        taken = earlier.gather(store, loaded, checked.problem, checked.space)
         store.create_campaign(config, file=str(Path(loaded.file).resolve()) if loaded.file else "", actor=actor)
         if loaded.lab_file:
             store.set_link(config.name, "lab", str(Path(loaded.lab_file).resolve()))
         # as the store gives it back: keys in the order that a resumed process will see too
         config = CampaignConfig.model_validate(dict(store.campaign(config.name).config))
         campaign = cls(store, config.name, config, loaded.lab, loaded.base)
-        for notice in checked.notices:
+        if taken.rows:
+            store.keep_earlier(config.name, Kept(taken.rows, taken.units))
+        for notice in (*checked.notices, *taken.notices):
             store.add_event(config.name, kind="notice", actor="matloop", note=notice)
         if config.initial.use == IMPORTED:
             store.import_results(config.name, checked.past_results, actor=actor, units=campaign.problem.units)
@@ -147,7 +152,8 @@ class Campaign:
         config = CampaignConfig.model_validate(dict(info.config))
         base = str(Path(info.file).parent) if info.file else None
         if file is not None:
-            changed = differences(config, _renamed(load_campaign(file, lab=lab).config, name))
+            read = _renamed(load_campaign(file, lab=lab).config, name)
+            changed = differences(config, measuring.with_known_expense(read, config))
             if changed:
                 message = (
                     f"the file is not what campaign {name!r} runs (revision {info.revision}):\n  "
@@ -173,8 +179,7 @@ class Campaign:
             ConfigError: the file is wrong, or changes what a recorded property means.
         """
         loaded = load_campaign(file, lab=lab)
-        check(loaded)
-        config = _renamed(loaded.config, self.name)
+        config = measuring.with_expense(_renamed(loaded.config, self.name), check(loaded).descriptions)
         changed = differences(self.config, config)
         if not changed:
             return []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from orchestrator import plugins
 from orchestrator.config.check import BY_HAND_STEP
 from orchestrator.config.schema import CampaignConfig, LabConfig
-from orchestrator.domain import TARGET, Proposal
+from orchestrator.domain import TARGET, Description, Proposal
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.protocols import BoxSpace, HasParameterUnits, Instrument, SearchSpace
@@ -41,6 +41,39 @@ def step_plans(config: CampaignConfig, proposal: Proposal | None = None) -> list
     return [
         StepPlan(plan.name, plan.instrument, plan.capability, price if i == 0 else 0.0) for i, plan in enumerate(plans)
     ]
+
+
+def with_expense(config: CampaignConfig, descriptions: Mapping[str, Description]) -> CampaignConfig:
+    """Fill in what a trial at the target costs and takes, where a file with prices leaves it to the instruments.
+
+    Args:
+        config: the campaign.
+        descriptions: what each instrument can do.
+    """
+    if not config.priced or not config.procedure:
+        return config
+    cost = hours = 0.0
+    for step in config.procedure:
+        capability = descriptions[step.instrument].capability(step.capability)
+        cost += capability.cost if step.cost is None else step.cost
+        hours += capability.typical_s / 3600
+    given = config.expenses
+    filled = {"cost": (cost or 1.0) if given.cost is None else given.cost}
+    filled["hours"] = hours if given.hours is None else given.hours
+    return _with(config, filled)
+
+
+def with_known_expense(config: CampaignConfig, stored: CampaignConfig) -> CampaignConfig:
+    """Fill in what `with_expense` filled in when the campaign was begun, so that the two can be compared."""
+    if not config.priced:
+        return config
+    known = {"cost": stored.expenses.cost, "hours": stored.expenses.hours}
+    return _with(config, {key: value for key, value in known.items() if getattr(config.expenses, key) is None})
+
+
+def _with(config: CampaignConfig, expenses: Mapping[str, float | None]) -> CampaignConfig:
+    snapshot = config.snapshot()
+    return CampaignConfig.model_validate({**snapshot, "expenses": {**snapshot["expenses"], **expenses}})
 
 
 def instruments(config: CampaignConfig, lab: LabConfig, base: str | None) -> dict[str, Instrument]:

@@ -6,11 +6,11 @@ rest (budget, stopping, space, instruments, surrogate, acquisition …) may be a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.schema import CampaignConfig, DerivedConfig
+from orchestrator.config.schema import CampaignConfig, DerivedConfig, StepConfig
 from orchestrator.config.source import Path_, Source, dotted, read_file
 
 ABSENT = "absent"
@@ -74,10 +74,29 @@ def _meaning_changes(old: CampaignConfig, new: CampaignConfig) -> Iterator[tuple
         was = derivations.get(derived.property, derived)
         if derived != was:
             yield ("derived", i), _shown(was), _shown(derived), OTHER_MEANING
-    steps = [[s.model_copy(update={"cost": None}) for s in config.procedure] for config in (old, new)]
-    if steps[0] != steps[1]:
+    yield from _other_levels(old, new)
+    if _steps(old.procedure) != _steps(new.procedure):
         before, after = (" → ".join(s.step for s in config.procedure) or "by hand" for config in (old, new))
         yield ("procedure",), before, after, "a trial would be another thing (steps, instruments or inputs changed)"
+
+
+def _other_levels(old: CampaignConfig, new: CampaignConfig) -> Iterator[tuple[Path_, object, object, str]]:
+    """Find what is refused of fidelities and earlier campaigns."""
+    for name, before in old.fidelities.items():
+        after = new.fidelities.get(name)
+        if after is None:
+            yield ("fidelities",), f"with {name!r}", "without it", "results of that fidelity may be recorded"
+        elif _steps(before.procedure) != _steps(after.procedure):
+            shown = [" → ".join(s.step for s in one.procedure) or "by hand" for one in (before, after)]
+            yield ("fidelities", name, "procedure"), *shown, OTHER_MEANING
+    if old.earlier != new.earlier:
+        names = [", ".join(f"{e.campaign} (weight {e.weight:g})" for e in one.earlier) or "none" for one in (old, new)]
+        yield ("earlier",), *names, "a campaign keeps what it started from"
+
+
+def _steps(procedure: Sequence[StepConfig]) -> list[StepConfig]:
+    """Return steps without their prices, which may change."""
+    return [step.model_copy(update={"cost": None}) for step in procedure]
 
 
 def _other_units(old: CampaignConfig, new: CampaignConfig) -> Iterator[tuple[Path_, object, object, str]]:

@@ -14,6 +14,7 @@ from orchestrator.errors import Damaged, StoreError
 from orchestrator.record import statements, tables
 from orchestrator.record.codec import from_text
 from orchestrator.record.database import Database, Write, mapping
+from orchestrator.record.earlier import Kept
 from orchestrator.record.hashing import row_sha
 from orchestrator.record.raw import RawStore
 
@@ -38,6 +39,7 @@ class StorePart:
         self._ids: dict[str, int] = {}
         self._owners: dict[tuple[str, int], int] = {}  # (table, row id) → campaign; neither ever changes
         self._candidates: dict[int, Candidate] = {}  # rows of history never change: read each once
+        self._kept: dict[str, Kept] = {}  # by the hash of the file: read each once
 
     def _id(self, name: str) -> int:
         """Return the id of a campaign.

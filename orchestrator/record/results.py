@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestrator.protocols import DerivedValue, TrialRecord
 from orchestrator.record import codec, tables
 from orchestrator.record.base import StorePart, check_row, config_of
 from orchestrator.record.database import Write
+from orchestrator.record.earlier import KEY, Kept, link_of
 from orchestrator.record.recording import check_finite
 from orchestrator.record.states import StepState, TrialState, trial_state
 from orchestrator.record.views import StepOutput
@@ -74,7 +75,31 @@ class Results(StorePart):
                     continue
                 if trial.state is TrialState.FAILED or trial_id not in valued or wanted is not None:
                     rows.append(_failure(trial, candidates[trial.candidate], applied.get(trial_id, {}), reason))
+            rows += self._earlier(connection, campaign, units or {})
         return Dataset(tuple(row for row in rows if wanted is None or row.token in wanted))
+
+    def keep_earlier(self, name: str, kept: Kept) -> None:
+        """Keep the rows that a campaign takes over from earlier ones; from now on they are in its dataset.
+
+        Args:
+            name: of the campaign, which has just begun.
+            kept: rows whose numbers are below zero, with their units.
+        """
+        digest = self.raw.put(kept.to_bytes())
+
+        def work(write: Write) -> None:
+            write.insert(tables.link, campaign_id=write.campaign, key=KEY, value=digest, at=write.now)
+            write.event("earlier", "matloop", note=f"{len(kept.rows)} values of earlier campaigns: raw file {digest}")
+
+        self._db.write(self._id(name), "earlier", work)
+
+    def _earlier(self, connection: Connection, campaign: int, units: Mapping[str, str]) -> Sequence[DatasetRow]:
+        digest = link_of(connection, campaign)
+        if digest is None:
+            return ()
+        if digest not in self._kept:
+            self._kept[digest] = Kept.from_bytes(self.raw.get(digest))
+        return self._kept[digest].converted(units)
 
     def measurements(self, name: str, *, trial: int | None = None) -> list[Measurement]:
         """Read the stored numbers, of every quality, by trial; of derived properties those of the current version.

@@ -18,6 +18,7 @@ from orchestrator.errors import MatloopError
 from orchestrator.record import tables
 from orchestrator.record.codec import from_text
 from orchestrator.record.database import Database, mapping
+from orchestrator.record.earlier import link_of
 from orchestrator.record.hashing import GENESIS, row_sha
 from orchestrator.record.raw import folder_sha256
 from orchestrator.record.schema import differences
@@ -123,8 +124,9 @@ def _hash(table: Table, row: Row[Any]) -> str:
         return ""
 
 
-def _files(connection: Connection, campaign: int, folder: Path) -> Iterator[str]:
-    attempt, artifact, fit = tables.attempt, tables.artifact, tables.fit
+def _raw_files(connection: Connection, campaign: int) -> Mapping[str, str]:
+    """Return the raw files that must be there, by hash, with what they belong to."""
+    attempt, artifact = tables.attempt, tables.artifact
     raw: dict[str, str] = {}
     for row in connection.execute(attempt.select().where(attempt.c.campaign_id == campaign).order_by(attempt.c.id)):
         if row.raw_sha256 is not None:
@@ -132,7 +134,15 @@ def _files(connection: Connection, campaign: int, folder: Path) -> Iterator[str]
     attached = (artifact.c.campaign_id == campaign) & (artifact.c.kind == "attachment")
     for row in connection.execute(artifact.select().where(attached).order_by(artifact.c.id)):
         raw.setdefault(row.content, f"attachment {row.name!r} of attempt {row.attempt_id}")
-    for digest, whose in raw.items():
+    taken = link_of(connection, campaign)
+    if taken is not None:
+        raw.setdefault(taken, "the earlier campaigns")
+    return raw
+
+
+def _files(connection: Connection, campaign: int, folder: Path) -> Iterator[str]:
+    fit = tables.fit
+    for digest, whose in _raw_files(connection, campaign).items():
         path = folder / "raw" / digest
         if not path.is_file():
             yield f"the raw file {digest} of {whose} is missing"
