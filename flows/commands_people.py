@@ -51,7 +51,10 @@ def ask(*, campaign: str | None, count: int, lab: Path | None, store: str | None
             raise StoreError(message)
         trials = found.ask(count)
         if as_json:
-            content = [{"trial": t.number, **t.candidate.to_json(), "reason": t.proposal.reason} for t in trials]
+            content = [
+                {"trial": t.number, "fidelity": t.fidelity, **t.candidate.to_json(), "reason": t.proposal.reason}
+                for t in trials
+            ]
             click.echo(json.dumps(content, indent=1))
             return
         for trial in trials:
@@ -87,6 +90,8 @@ def _card(campaign: Campaign, trial: TrialInfo) -> list[str]:
         lines.append(
             f"  {name} = {value:g} {unit}".rstrip() if isinstance(value, (int, float)) else f"  {name} = {value}"
         )
+    if campaign.config.fidelities:
+        lines.append(f"  fidelity = {trial.fidelity}")
     lines.append(f"  why: {trial.proposal.reason}")
     wanted = " ".join(f"'{o}=VALUE {campaign.problem.units[o]}'" for o in campaign.problem.properties)
     wanted = wanted.replace(" dimensionless", "")
