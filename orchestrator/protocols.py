@@ -312,6 +312,13 @@ class ProductSpace(SearchSpace, Protocol):
     def join(self, material: Candidate, settings: Candidate) -> Candidate:
         """Return the material under the settings as one candidate."""
 
+    def split(self, candidate: Candidate) -> tuple[Candidate, Candidate]:
+        """Return the material and the settings of a candidate.
+
+        Raises:
+            KeyError: it is none of this space.
+        """
+
 
 @runtime_checkable
 class LooksAtSpace(Protocol):

@@ -17,7 +17,7 @@ from pydantic import Field
 from orchestrator.config.messages import nearest
 from orchestrator.domain import Candidate, Problem, Value
 from orchestrator.errors import MatloopError, SpaceError
-from orchestrator.protocols import Axis, BoxSpace, FiniteSpace, InputPath, Options, SearchSpace
+from orchestrator.protocols import Axis, BoxSpace, FiniteSpace, InputPath, Options, ProductSpace, SearchSpace
 from orchestrator.units import check_unit, convert, scale
 
 CANDIDATE = "candidate"
@@ -130,10 +130,12 @@ class _Reader:
         if isinstance(space, BoxSpace):
             self.axes = {axis.name: axis for axis in space.axes()}
             needed = list(self.axes)
+        elif isinstance(space, ProductSpace):
+            self.axes = {axis.name: axis for axis in space.settings().axes()}
+            self._list(space.materials())
+            needed = [CANDIDATE, *self.axes]
         elif isinstance(space, FiniteSpace):
-            for candidate in space.candidates():
-                self.by_label.setdefault(candidate.label, []).append(candidate)
-                self.by_label[candidate.id] = [candidate]
+            self._list(space)
             needed = [CANDIDATE]
         else:
             _refuse("past results need a space that is a box or a list of candidates")
@@ -154,6 +156,11 @@ class _Reader:
                 f"{options.file}: no column is mapped to an objective; add mapping: {{{wanted}: HEADING}}"
                 f" ({nearest(wanted, headings)})"
             )
+
+    def _list(self, space: FiniteSpace) -> None:
+        for candidate in space.candidates():
+            self.by_label.setdefault(candidate.label, []).append(candidate)
+            self.by_label[candidate.id] = [candidate]
 
     def read(self, lines: Sequence[tuple[int, Mapping[str, str]]]) -> PastResults:
         """Read every line."""
@@ -191,8 +198,17 @@ class _Reader:
         return self.axes[name].unit if name in self.axes else self.problem.units.get(name, "dimensionless")
 
     def _candidate(self, cells: Mapping[str, str], where: str) -> Candidate:
+        values = {name: self._setting(axis, cells, where) for name, axis in self.axes.items()}
         if isinstance(self.space, BoxSpace):
-            return self.space.make({name: self._setting(axis, cells, where) for name, axis in self.axes.items()})
+            return self.space.make(values)
+        found = self._listed(cells, where)
+        return (
+            self.space.join(found, self.space.settings().make(values))
+            if isinstance(self.space, ProductSpace)
+            else found
+        )
+
+    def _listed(self, cells: Mapping[str, str], where: str) -> Candidate:
         name = cells[self.columns[CANDIDATE].column].strip()
         found = self.by_label.get(name, [])
         if len(found) > 1:

@@ -11,7 +11,15 @@ from orchestrator.config.schema import CampaignConfig, FixedInput, FromInput, La
 from orchestrator.config.source import Path_, Source
 from orchestrator.domain import TARGET, Capability, Description, Output, Parameter
 from orchestrator.errors import ConfigError
-from orchestrator.protocols import Axis, BoxSpace, FiniteSpace, HasParameterUnits, SearchSpace
+from orchestrator.protocols import (
+    Axis,
+    BoxSpace,
+    ColumnarSpace,
+    FiniteSpace,
+    HasParameterUnits,
+    ProductSpace,
+    SearchSpace,
+)
 from orchestrator.units import convert, same_dimension
 
 STRUCTURE = "structure"
@@ -44,6 +52,10 @@ def offered(space: SearchSpace) -> dict[str, Offered]:
     """List the parameters that candidates of a space carry, with their ranges."""
     if isinstance(space, BoxSpace):
         return {axis.name: _of_axis(axis) for axis in space.axes()}
+    if isinstance(space, ProductSpace):
+        return offered(space.materials()) | offered(space.settings())
+    if isinstance(space, ColumnarSpace):
+        return _of_ranges(space)
     found: dict[str, Offered] = {}
     if isinstance(space, FiniteSpace) and "parameters" in space.offers():
         units = space.parameter_units() if isinstance(space, HasParameterUnits) else {}
@@ -59,6 +71,17 @@ def offered(space: SearchSpace) -> dict[str, Offered]:
                 high=max(numbers, default=math.nan),
                 choices=frozenset(v for v in seen if isinstance(v, str)),
             )
+    return found
+
+
+def _of_ranges(space: ColumnarSpace) -> dict[str, Offered]:
+    units = space.parameter_units() if isinstance(space, HasParameterUnits) else {}
+    found = {}
+    for name, seen in space.ranges().items():
+        if isinstance(seen, frozenset):
+            found[name] = Offered(None, math.nan, math.nan, seen)
+        else:
+            found[name] = Offered(units.get(name), *seen)
     return found
 
 

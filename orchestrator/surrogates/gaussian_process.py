@@ -17,7 +17,7 @@ from orchestrator.domain import Array, Candidate, JsonObject
 from orchestrator.errors import SurrogateError
 from orchestrator.networks import composition, environments
 from orchestrator.networks.crystals import crystals_of
-from orchestrator.protocols import BoxSpace, SearchSpace, Support
+from orchestrator.protocols import BoxSpace, ProductSpace, SearchSpace, Support
 from orchestrator.surrogates.encoding import Columns, Scaling
 from orchestrator.surrogates.gaussian import Design, GaussianOptions, WithBotorch
 from orchestrator.surrogates.kernels import Term
@@ -68,11 +68,12 @@ class GaussianProcess(WithBotorch):
         return inputs | self._answers()
 
     def look_at(self, space: SearchSpace) -> None:
-        """Take ranges, logarithms and choices from a box, where the options say nothing of them."""
-        if not isinstance(space, BoxSpace) or self.options.features == "composition":
+        """Take ranges, logarithms and choices from a box or a product's, where the options say nothing of them."""
+        box = space.settings() if isinstance(space, ProductSpace) else space
+        if not isinstance(box, BoxSpace) or self.options.features == "composition":
             return
-        numeric = [axis for axis in space.axes() if axis.kind != "categorical"]
-        names = {axis.name: axis.choices for axis in space.axes() if axis.kind == "categorical"}
+        numeric = [axis for axis in box.axes() if axis.kind != "categorical"]
+        names = {axis.name: axis.choices for axis in box.axes() if axis.kind == "categorical"}
         self.options = self.options.model_copy(
             update={
                 "log": self.options.log or tuple(axis.name for axis in numeric if axis.log),
