@@ -1,0 +1,149 @@
+"""Replays drawn: one picture, and one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from orchestrator.replay.scores import LEVELS, Curve, Interval, Score, paired
+from orchestrator.report import plots
+from orchestrator.report.sections import provenance_version
+
+HERE = Path(__file__).parent
+STYLE = Path(plots.__file__).parent / "style.css"
+ARM_COLORS = ("#2f6fed", "#6b7488", "#d9622b", "#17936b", "#8a5cc7", "#b8860b", "#c23b4b", "#2a9fb0")
+"""One an arm, in order; those that the page's style knows follow its theme."""
+SMALLER_IS_BETTER = frozenset({"regret", "mae", "rmse"})
+NAMES: Mapping[str, str] = {
+    "recall": "share of the best found",
+    "regret": "best of the pool minus best found",
+    "enhancement": "finds against random choice",
+    "hypervolume": "hypervolume, share of the pool's",
+    "mae": "mean absolute error over the pool",
+    "rmse": "root mean squared error over the pool",
+    "level_set_f1": "F1 of the level set",
+    "accuracy": "share of the pool's classes right",
+    "macro_f1": "F1, mean of the classes",
+}
+FORMS = (".png", ".svg")
+
+
+def draw_plot(scores: Sequence[Score], form: str = "png") -> bytes:
+    """Draw every curve of every arm: medians, with the middle half of the seeds shaded.
+
+    Args:
+        scores: one an arm.
+        form: ``png`` or ``svg``.
+    """
+    drawn = [_plot(scores, name) for name in scores[0].curves]
+    return plots.render(drawn if len(drawn) > 1 else drawn[0], "svg" if form == "svg" else "png", salt="replay")
+
+
+def _plot(scores: Sequence[Score], name: str) -> plots.Plot:
+    def draw(axes: Any) -> None:
+        for place, one in enumerate(scores):
+            curve: Curve | None = one.curves.get(name)
+            if curve is None:
+                continue
+            color = ARM_COLORS[place % len(ARM_COLORS)]
+            axes.fill_between(curve.at, curve.low, curve.high, color=color, alpha=0.14, linewidth=0)
+            axes.plot(curve.at, curve.median, color=color, linewidth=2.2 if place == 0 else 1.5, label=one.arm)
+        axes.set_title(named(name), loc="left", fontsize=9.5)
+        axes.set_xlabel("measurements")
+        axes.set_xlim(left=0)
+        if name not in {"regret", "mae", "rmse"}:
+            axes.set_ylim(bottom=0)
+        axes.legend(frameon=False)
+
+    return draw
+
+
+def named(metric: str) -> str:
+    """Write a metric for people; of several learned properties the name stands behind it."""
+    for key, words in NAMES.items():
+        if metric == key or metric.startswith(f"{key}_"):
+            return words + metric.removeprefix(key).replace("_", " ")
+    return metric.replace("_", " ")
+
+
+def table_of(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and one row an arm: what is asked first."""
+    columns: dict[str, list[str]] = {"arm": [one.arm for one in scores]}
+    for level in LEVELS:
+        told = [one.acceleration.get(f"{level:.0%}") for one in scores]
+        if any(told):
+            columns[f"acceleration to {level:.0%}"] = [written(one) for one in told]
+    if any(one.enhancement_max for one in scores):
+        columns["largest enhancement"] = [written(one.enhancement_max) for one in scores]
+    for head, tables in (
+        ("recall", [one.recall for one in scores]),
+        ("regret", [one.regret for one in scores]),
+        ("hypervolume", [one.hypervolume for one in scores]),
+        *((named(name), [one.learned.get(name, {}) for one in scores]) for name in scores[0].learned),
+    ):
+        last = max((max(table) for table in tables if table), default=None)
+        if last is not None:
+            columns[f"{head} after {last}"] = [written(table.get(last)) for table in tables]
+    columns["seconds a decision"] = [f"{one.ask_seconds[0]:.2g}" for one in scores]
+    columns["peak memory, MiB"] = [f"{one.ask_peak_mib:.0f}" if one.ask_peak_mib else "–" for one in scores]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def written(told: Interval | None) -> str:
+    """Write a median and its interval; a dash where an arm did not get there."""
+    if told is None:
+        return "–"
+    bounds = "" if told.low == told.high else f" ({told.low:.3g} to {told.high:.3g})"
+    return f"{told.median:.3g}{bounds}"
+
+
+def differences(scores: Sequence[Score]) -> list[list[str]]:
+    """Return rows of arm, metric, difference to the first arm, and what that means."""
+    rows = []
+    for one in scores[1:]:
+        for metric, told in paired(one, scores[0]).items():
+            smaller = metric.partition("_")[0] in SMALLER_IS_BETTER
+            sign = -1 if smaller else 1
+            verdict = "no difference that these seeds show"
+            if sign * told.low > 0 and sign * told.high > 0:
+                verdict = "better"
+            elif sign * told.low < 0 and sign * told.high < 0:
+                verdict = "worse"
+            rows.append([one.arm, metric.replace("_", " "), written(told), verdict])
+    return rows
+
+
+def write_page(scores: Sequence[Score], path: Path, *, title: str, asked: str, command: str) -> None:
+    """Write the page.
+
+    Args:
+        scores: one an arm, the campaign's own first.
+        path: the file; replaced as a whole.
+        title: heading.
+        asked: one sentence on what was compared.
+        command: that makes the page again.
+    """
+    headings, rows = table_of(scores)
+    contents = {
+        "title": title,
+        "asked": asked,
+        "command": command,
+        "version": provenance_version(),
+        "made": f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "css": Markup(STYLE.read_text(encoding="utf-8")),  # noqa: S704  our own file
+        "plot": Markup(draw_plot(scores, "svg").decode()),  # noqa: S704  drawn here
+        "headings": headings,
+        "rows": rows,
+        "differences": differences(scores),
+        "own": scores[0].arm,
+        "seeds": len(scores[0].measured),
+    }
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=False
+    )
+    path.write_text(environment.get_template("page.html.j2").render(page=contents), encoding="utf-8")
