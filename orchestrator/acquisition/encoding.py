@@ -4,14 +4,15 @@ A surrogate with a botorch view says how it encodes candidates, but not how the 
 map is found by asking, one axis at a time, from one corner of the box. It must be affine in each numeric parameter or
 in its logarithm, and a table for each categorical one; whether that is so is checked on other points.
 
-Box coordinates: one column an axis; numeric axes run from 0 at `low` to 1 at `high`, evenly in the parameter itself so
-that linear constraints stay linear; a categorical axis holds the position of its choice.
+Box coordinates: one column an axis; numeric axes run from 0 at `low` to 1 at `high`, evenly in the parameter itself
+where a linear constraint must stay linear, evenly in its logarithm on other logarithmic axes, where steps of a search
+are then of one size; a categorical axis holds the position of its choice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ class Encoding:
         slopes: change of the encoding along each numeric axis, by axis number, d.
         logs: numeric axes whose logarithm is encoded.
         tables: change of the encoding for each choice, by axis number, choices × d.
+        even: numeric axes whose coordinate runs evenly in the logarithm.
     """
 
     axes: tuple[Axis, ...]
@@ -42,15 +44,23 @@ class Encoding:
     slopes: Mapping[int, Array]
     logs: frozenset[int]
     tables: Mapping[int, Array]
+    even: frozenset[int] = frozenset()
 
     @classmethod
-    def find(cls, axes: tuple[Axis, ...], view: BotorchView, check: Sequence[Candidate]) -> Encoding | None:
+    def find(
+        cls,
+        axes: tuple[Axis, ...],
+        view: BotorchView,
+        check: Sequence[Candidate],
+        straight: Collection[str] = (),
+    ) -> Encoding | None:
         """Find the map by asking the view.
 
         Args:
             axes: of the box.
             view: of the surrogate.
             check: points on which the map is tested.
+            straight: names of axes whose coordinate must run evenly in the parameter itself.
 
         Returns:
             The map; None where the encoding has another form.
@@ -74,7 +84,8 @@ class Encoding:
             seen = ask((axis.name, middle)) - base
             if axis.low > 0 and not _close(seen, share * slopes[j]):
                 logs.add(j)
-        found = cls(axes, base, slopes, frozenset(logs), tables)
+        even = frozenset(j for j, a in enumerate(axes) if a.log and a.low > 0 and a.name not in straight)
+        found = cls(axes, base, slopes, frozenset(logs), tables, even)
         if check:
             with torch.no_grad():
                 mapped = found(torch.from_numpy(found.coordinates(check))).numpy()
@@ -93,21 +104,43 @@ class Encoding:
 
     def coordinates(self, candidates: Sequence[Candidate]) -> Array:
         """Return box coordinates of candidates, n × axes."""
-        return np.array([[_coordinate(a, c.parameters[a.name]) for a in self.axes] for c in candidates], dtype=float)
+        return np.array(
+            [[self.coordinate(j, c.parameters[a.name]) for j, a in enumerate(self.axes)] for c in candidates],
+            dtype=float,
+        ).reshape(len(candidates), len(self.axes))
+
+    def coordinate(self, j: int, value: Value) -> float:
+        """Return the coordinate of a value on axis j."""
+        axis = self.axes[j]
+        if axis.kind == "categorical":
+            return float(axis.choices.index(str(value)))
+        if j in self.even:
+            return math.log(max(float(value), 0.5 * axis.low) / axis.low) / math.log(axis.high / axis.low)
+        return (float(value) - axis.low) / ((axis.high - axis.low) or 1.0)
 
     def values(self, point: Array) -> dict[str, Value]:
         """Return the parameters at box coordinates, one number an axis."""
         made: dict[str, Value] = {}
-        for axis, u in zip(self.axes, point, strict=True):
-            made[axis.name] = axis.choices[round(float(u))] if axis.kind == "categorical" else _number(axis, float(u))
+        for j, (axis, u) in enumerate(zip(self.axes, point, strict=True)):
+            if axis.kind == "categorical":
+                made[axis.name] = axis.choices[round(float(u))]
+            elif j in self.even:
+                raw = axis.low * (axis.high / axis.low) ** float(u)
+                made[axis.name] = round(raw) if axis.kind == "integer" else raw
+            else:
+                made[axis.name] = _number(axis, float(u))
         return made
 
     def _along(self, j: int, u: torch.Tensor) -> torch.Tensor:
+        """Return how far along its slope axis j is, 0 to 1."""
         axis = self.axes[j]
-        if j not in self.logs:
+        if (j in self.logs) == (j in self.even):
             return u
+        ratio = math.log(axis.high / axis.low)
+        if j in self.even:  # encoded as it is, searched in the logarithm
+            return torch.expm1(u * ratio) / math.expm1(ratio)
         raw = (axis.low + u * (axis.high - axis.low)).clamp_min(0.5 * axis.low)
-        return torch.log(raw / axis.low) / math.log(axis.high / axis.low)
+        return torch.log(raw / axis.low) / ratio
 
 
 def knows_choices(axes: Sequence[Axis], candidate: Candidate) -> bool:
@@ -125,12 +158,6 @@ def _probe(parameters: Mapping[str, Value]) -> Candidate:
 def _number(axis: Axis, u: float) -> float | int:
     raw = axis.low + u * (axis.high - axis.low)
     return round(raw) if axis.kind == "integer" else raw
-
-
-def _coordinate(axis: Axis, value: Value) -> float:
-    if axis.kind == "categorical":
-        return float(axis.choices.index(str(value)))
-    return (float(value) - axis.low) / ((axis.high - axis.low) or 1.0)
 
 
 def _close(one: Array, two: Array) -> bool:
