@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Source:
         path: path inside that repository; empty where it was packed from several files and can only be copied.
         sha256: of the content.
         licence: of the repository.
+        ref: branch or commit that has it.
     """
 
     name: str
@@ -31,11 +33,12 @@ class Source:
     path: str
     sha256: str
     licence: str
+    ref: str = "main"
 
     @property
     def url(self) -> str:
         """Address of the raw file."""
-        return f"https://raw.githubusercontent.com/{self.repository}/main/{self.path}"
+        return f"https://raw.githubusercontent.com/{self.repository}/{self.ref}/{quote(self.path)}"
 
 
 SOURCES = {
@@ -58,6 +61,66 @@ SOURCES = {
         repository="LeMaterial/lemat-genbench",
         path="",  # packed from the repository's folder of JARVIS-DFT crystals: no single file there
         sha256="6425f9dcfcc59cfb3ee644b3387461b59c19238a3fa509d27f8fa1c34d07548a",
+        licence="Apache-2.0",
+    ),
+    "crossed_barrel": Source(
+        name="pvlab/Crossed_barrel_dataset.csv",
+        repository="PV-Lab/Benchmarking",
+        path="datasets/Crossed barrel_dataset.csv",
+        sha256="2c01f875f3c210e986ca6142bf20f417884c2ad7d6f008c2fc574b44a3d5f606",
+        licence="MIT",
+        ref="b653ddabe53f6c95c3fb9eb71f1dbf714f82b47d",
+    ),
+    "agnp": Source(
+        name="pvlab/AgNP_dataset.csv",
+        repository="PV-Lab/Benchmarking",
+        path="datasets/AgNP_dataset.csv",
+        sha256="d25ec6fbb178bbb1b58350ff1c933034b409cdced4f9b20f7d7be61ffaed0d08",
+        licence="MIT",
+        ref="b653ddabe53f6c95c3fb9eb71f1dbf714f82b47d",
+    ),
+    "perovskite_films": Source(
+        name="pvlab/Perovskite_dataset.csv",
+        repository="PV-Lab/Benchmarking",
+        path="datasets/Perovskite_dataset.csv",
+        sha256="9e9c5c2c698902ae17ba5e8f037c7f10d5889c02a419fe3897e4724f805263b9",
+        licence="MIT",
+        ref="b653ddabe53f6c95c3fb9eb71f1dbf714f82b47d",
+    ),
+    "oer": Source(
+        name="oer/oer_plate_3496.csv",
+        repository="aspuru-guzik-group/olympus",
+        path="src/olympus/datasets/dataset_oer_plate_3496/data.csv",
+        sha256="3c70049ccfdd11bc05d1777421fc4c724d2b2d4a86c12b8759079609912cfade",
+        licence="MIT",
+    ),
+    "oer_3851": Source(
+        name="oer/oer_plate_3851.csv",
+        repository="aspuru-guzik-group/olympus",
+        path="src/olympus/datasets/dataset_oer_plate_3851/data.csv",
+        sha256="e2212be9cc5c866fa98dcb9513fca63946003f317688cb025bd0d648d8c3caab",
+        licence="MIT",
+    ),
+    "redoxmers": Source(
+        name="redoxmers/redoxmers.csv",
+        repository="aspuru-guzik-group/olympus",
+        path="src/olympus/datasets/dataset_redoxmers/data.csv",
+        sha256="89465c7710966da17296026575fd907b98cf93cfb81d3351efbf642b811abbb5",
+        licence="MIT",
+    ),
+    "redoxmers_descriptors": Source(
+        name="redoxmers/descriptors.csv",
+        repository="aspuru-guzik-group/olympus",
+        path="src/olympus/datasets/dataset_redoxmers/descriptors.csv",
+        sha256="3880d20b0ce2254b933308d245150da494058426361a3be3a086f0df0c5b25d1",
+        licence="MIT",
+        ref="20a79dd2d4574c45c1fbfc5bbe2d00651a07d446",
+    ),
+    "direct_arylation": Source(
+        name="reactions/direct_arylation.csv",
+        repository="emdgroup/baybe",
+        path="benchmarks/data/direct_arylation/data.csv",
+        sha256="0aac33253d799c2e5f978b2962c34f9b57ba4863dae408721cabe8fa815d74ea",
         licence="Apache-2.0",
     ),
 }

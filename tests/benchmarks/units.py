@@ -6,6 +6,7 @@ anew and old numbers are never mixed with new ones.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -62,6 +63,8 @@ def run_missing(
     packages: Sequence[str] = (),
     counts: Callable[[Mapping[str, Any]], bool] = lambda _: True,
     most: int | None = None,
+    part: str = "1/1",
+    lines: Path | None = None,
     results: Path = RESULTS,
 ) -> list[dict[str, Any]]:
     """Run the units that have no line yet, and return the lines of all.
@@ -74,6 +77,8 @@ def run_missing(
         packages: distributions whose versions each line states.
         counts: says of a line whether it still counts, such as whether it measured the present code.
         most: how many units to run at most now.
+        part: ``i/n``: every n-th unit from the i-th only, so that n processes or machines share the work.
+        lines: file for new lines instead, to be taken in with `merge` later; its own lines count as done.
         results: folder of the lines.
 
     Returns:
@@ -82,8 +87,10 @@ def run_missing(
     """
     results.mkdir(exist_ok=True)
     path = results / f"{name}.jsonl"
-    done = {line["unit"]: line for line in _lines(path) if line["protocol"] == protocol and counts(line)}
-    missing = [unit for unit in units if unit.key not in done]
+    there = _lines(path) + (_lines(lines) if lines is not None else [])
+    path = lines if lines is not None else path
+    done = {line["unit"]: line for line in there if line["protocol"] == protocol and counts(line)}
+    missing = [unit for unit in _share(units, part) if unit.key not in done]
     stated = {package: version(package) for package in packages}
     spent: list[float] = [line["seconds"] for line in done.values()]
     for count, unit in enumerate(missing[:most]):
@@ -104,6 +111,42 @@ def run_missing(
         left = (len(missing) - count - 1) * statistics.mean(spent) / 3600
         say(f"{name}: {unit.key} in {spent[-1]:.0f} s; {len(missing) - count - 1} units and {left:.2f} h left")
     return [done[unit.key] for unit in units if unit.key in done]
+
+
+def merge(name: str, files: Iterable[Path], *, results: Path = RESULTS) -> int:
+    """Take in lines that were measured elsewhere; a line that is there already is left out.
+
+    Args:
+        name: of the benchmark.
+        files: with lines, from `run_missing` with ``lines``.
+        results: folder of the lines.
+
+    Returns:
+        How many lines were new.
+    """
+    path = results / f"{name}.jsonl"
+    there = {json.dumps(line, sort_keys=True) for line in _lines(path)}
+    new = [text for file in files for line in _lines(file) if (text := json.dumps(line, sort_keys=True)) not in there]
+    with path.open("a") as file:
+        file.writelines(f"{text}\n" for text in dict.fromkeys(new))
+    return len(dict.fromkeys(new))
+
+
+def split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that share the work among machines: ``--part``, ``--lines`` and ``--merge``."""
+    parser.add_argument("--units", type=int, default=None, help="run at most so many units now")
+    parser.add_argument("--part", default="1/1", help="i/n: every n-th unit from the i-th only")
+    parser.add_argument("--lines", type=Path, default=None, help="write lines to this file, and no summary")
+    parser.add_argument("--merge", type=Path, nargs="+", default=(), help="take in lines measured elsewhere first")
+
+
+def _share(units: Sequence[Unit], part: str) -> Sequence[Unit]:
+    """Return the i-th of n shares of the units."""
+    i, n = (int(number) for number in part.split("/"))
+    if not 1 <= i <= n:
+        message = f"part {part!r}: expected i/n with i from 1 to n, such as 2/16"
+        raise ValueError(message)
+    return units[i - 1 :: n]
 
 
 def row(
