@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 from orchestrator import prospective
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.execution.answers import Question, questions
+from orchestrator.pareto import growth
 from orchestrator.ranking import Best, rank
+from orchestrator.record.queue import is_withdrawn
 from orchestrator.record.states import TrialState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from orchestrator.domain import Problem
+    from orchestrator.domain import Objective, Problem
     from orchestrator.prospective import Judged
     from orchestrator.record.store import CampaignStore
     from orchestrator.record.views import CampaignInfo, DecisionInfo, FitInfo, TrialInfo
@@ -37,6 +39,7 @@ class Overview:
         fits: all of them, the last one last.
         questions: what people are asked.
         judged: the campaign's own predictions beside what came of them, by property.
+        hypervolume: dominated by what is measured, with several objectives.
     """
 
     info: CampaignInfo
@@ -48,6 +51,7 @@ class Overview:
     fits: tuple[FitInfo, ...]
     questions: tuple[Question, ...]
     judged: Mapping[str, Judged]
+    hypervolume: float | None = None
 
     @classmethod
     def of(cls, store: CampaignStore, name: str) -> Overview:
@@ -57,11 +61,13 @@ class Overview:
         trials = tuple(store.trials(name))
         decisions, fits = store.decisions(name), tuple(store.fits(name))
         dataset = store.dataset(name, units=problem.units)
+        ranked = tuple(rank(problem, dataset, trials))
         return cls(
             info=info,
             problem=problem,
             trials=trials,
-            ranked=tuple(rank(problem, dataset, trials)),
+            ranked=ranked,
+            hypervolume=dominated(problem, ranked),
             decision=decisions[-1] if decisions else None,
             decisions=len(decisions),
             fits=fits,
@@ -82,8 +88,18 @@ class Overview:
 
     @property
     def counts(self) -> Counter[TrialState]:
-        """Number of trials in each state."""
-        return Counter(trial.state for trial in self.trials)
+        """Number of trials in each state; those that were withdrawn from the queue are no trials any more."""
+        return Counter(trial.state for trial in self.trials if not is_withdrawn(trial.reason))
+
+    @property
+    def withdrawn(self) -> int:
+        """Number of planned trials that gave way to better ones before they began."""
+        return sum(is_withdrawn(trial.reason) for trial in self.trials)
+
+    @property
+    def front(self) -> tuple[Best, ...]:
+        """The candidates that nothing dominates, with several objectives; empty with one."""
+        return tuple(best for best in self.ranked if best.on_front) if self.hypervolume is not None else ()
 
     @property
     def in_flight(self) -> tuple[TrialInfo, ...]:
@@ -118,10 +134,7 @@ class Overview:
 
     def goals(self) -> str:
         """Write what is pursued."""
-        objectives = [
-            f"{o.goal} {o.property} ({o.unit})" + (f" → {o.target:g}" if o.target is not None else "")
-            for o in self.problem.objectives
-        ]
+        objectives = [f"{o.goal} {o.property} ({o.unit}){_wanted(o)}" for o in self.problem.objectives]
         constraints = [
             f"{c.property} " + " and ".join(bound for bound in (_bound("≥", c.low), _bound("≤", c.high)) if bound)
             for c in self.problem.constraints
@@ -136,6 +149,29 @@ class Overview:
         return ", ".join(
             f"{number(best.values[o.property])} {o.unit}".replace(" dimensionless", "") for o in self.problem.objectives
         )
+
+
+def dominated(problem: Problem, ranked: Sequence[Best]) -> float | None:
+    """Return the hypervolume that measured candidates dominate; None with less than two objectives to pursue.
+
+    Args:
+        problem: objectives and constraints.
+        ranked: measured candidates.
+    """
+    import numpy as np  # noqa: PLC0415  not needed by --help
+
+    pursued = [o for o in problem.objectives if o.goal != "learn"]
+    reached = [b.values for b in ranked if b.feasible]
+    if len(pursued) < 2 or not reached:  # noqa: PLR2004  one objective has no front
+        return None
+    columns = [o.utility(np.array([values[o.property] for values in reached], dtype=np.float64)) for o in pursued]
+    return float(growth(np.stack(columns, axis=1), [True] * len(reached))[-1])
+
+
+def _wanted(objective: Objective) -> str:
+    if objective.target is not None:
+        return f" → {objective.target:g}"
+    return f" → {objective.window[0]:g} to {objective.window[1]:g}" if objective.window is not None else ""
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -31,6 +31,7 @@ FEWEST = 2
 """Points that a plot needs to say anything."""
 
 BEST, PARITY, CALIBRATION = "Best so far", "Expected and measured", "Calibration"
+VOLUME = "Hypervolume"
 Images = dict[str, bytes]
 
 
@@ -58,6 +59,7 @@ def plots(campaign: Campaign) -> Images:
         PNG by title. A plot that fails is left out and named in the log; one that is too large is left out.
     """
     from orchestrator.report import plots as drawing  # noqa: PLC0415  matplotlib is slow to import
+    from orchestrator.report import tradeoff  # noqa: PLC0415  the same
     from orchestrator.report.calibration import judge  # noqa: PLC0415  the same
     from orchestrator.report.facts import gather  # noqa: PLC0415  the same
 
@@ -65,9 +67,10 @@ def plots(campaign: Campaign) -> Images:
     if len(facts.points) < FEWEST:
         return {}
     objective = facts.problem.objectives[0]
-    wanted: dict[str, tuple[drawing.Plot, bool]] = {BEST: (drawing.best_so_far(facts), False)}
-    if len(facts.problem.objectives) > 1:
-        wanted[BEST] = (drawing.front(facts), False)
+    wanted: dict[str, tuple[drawing.Plot | list[drawing.Plot], bool]] = {BEST: (drawing.best_so_far(facts), False)}
+    if tradeoff.has_front(facts):
+        wanted[BEST] = (tradeoff.fronts(facts), False)
+        wanted[VOLUME] = (tradeoff.volume(facts), False)
     judged = judge(facts.points, objective.property)
     if judged is not None and len(judged) >= FEWEST:
         wanted[PARITY] = (drawing.parity(judged, objective.unit), True)
@@ -114,6 +117,7 @@ def report(view: Overview, images: Images, now: datetime | None = None) -> str:
         *_questions(view),
         *_best(view),
         *_image(images, BEST),
+        *_front(view, images),
         *_next(view),
         *_trust(view),
         *_side_by_side(images, PARITY, CALIBRATION),
@@ -133,6 +137,8 @@ def rows(view: Overview) -> list[dict[str, Any]]:
             row[f"{name} ({view.problem.units[name]})"] = number(best.values.get(name), 5)
         row["expected"] = _expected(view, best.trial)
         row["constraints"] = "hold" if best.feasible else "violated"
+        if view.front:
+            row["on the front"] = "yes" if best.on_front else ""
         row["chosen by"] = best.trial.proposal.policy
         made.append(row)
     return made
@@ -159,6 +165,21 @@ def _best(view: Overview) -> list[str]:
     lines = [_line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(view, place, best)) for place, best in enumerate(view.ranked[:LEADING], 1)]
     return ["## Best so far", "\n".join(lines)]
+
+
+def _front(view: Overview, images: Images) -> list[str]:
+    """Write the candidates that nothing dominates, and draw how the hypervolume grew; nothing with one objective."""
+    if not view.front:
+        return []
+    goals = [o for o in view.problem.objectives if o.goal != "learn"]
+    head = ["candidate", *(f"{o.property} ({o.unit})" for o in goals), "trial"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [
+        _line([b.trial.candidate.label, *(number(b.values[o.property]) for o in goals), str(b.trial.number)])
+        for b in view.front[:ROWS]
+    ]
+    title = f"## The front: {len(view.front)} candidates, hypervolume {number(view.hypervolume)}"
+    return [title, "\n".join(lines), *_image(images, VOLUME)]
 
 
 def _cells(view: Overview, place: int, best: Best) -> list[str]:

@@ -40,6 +40,9 @@ LEADING = frozenset({"mae", "nll", "r2"})
 METRICS = 3
 """Named in one line; the report has all of them."""
 
+FRONT = 4
+"""Candidates of the front in one line; the table marks more of them."""
+
 SHOWN = 8
 """Best candidates in the terminal; `matloop export` and the report have all of them."""
 
@@ -78,9 +81,14 @@ def campaign_view(view: Overview, *, doing: str = "") -> RenderableType:
         (f"  {doing}", "cyan") if doing else "",
     )
     parts: list[RenderableType] = [head, Text(view.goals(), style="dim"), _budget_line(view), _counts_line(view)]
+    if len(view.problem.fidelities) > 1:
+        parts.append(_levels_line(view))
     if view.in_flight:
         running = ", ".join(f"{t.number} {t.candidate.label} ({_step(t)})" for t in view.in_flight)
         parts.append(Text.assemble(("running   ", "dim"), running))
+    if view.waiting and view.in_flight:
+        waiting = ", ".join(f"{t.number} {t.candidate.label}" for t in view.waiting[:SHOWN])
+        parts.append(Text.assemble(("waiting   ", "dim"), waiting))
     if view.decision is not None:
         parts.append(Text.assemble(("decided   ", "dim"), _decision_line(view)))
     if view.fits:
@@ -88,6 +96,8 @@ def campaign_view(view: Overview, *, doing: str = "") -> RenderableType:
     parts.extend(Text.assemble(("predicted ", "dim"), line) for line in view.trust)
     parts.extend(Text.assemble(("predicted ", "dim"), (alarm, "yellow")) for alarm in view.alarms)
     parts.extend(Text.assemble(("question  ", "bold red"), str(question)) for question in view.questions)
+    if view.front:
+        parts.append(_front_line(view))
     if view.ranked:
         parts.append(_best_table(view))
     return Group(*parts)
@@ -109,7 +119,24 @@ def _counts_line(view: Overview) -> Text:
         line.append(text, style=colour)
     if not shown:
         line.append("none yet")
+    if view.withdrawn:
+        line.append(f" ({view.withdrawn} more were withdrawn for better ones)", style="dim")
     return line
+
+
+def _front_line(view: Overview) -> Text:
+    names = "; ".join(best.trial.candidate.label for best in view.front[:FRONT])
+    more = f" and {len(view.front) - FRONT} more" if len(view.front) > FRONT else ""
+    said = f"{len(view.front)} candidates that nothing dominates, hypervolume {number(view.hypervolume)}: {names}{more}"
+    return Text.assemble(("front     ", "dim"), said)
+
+
+def _levels_line(view: Overview) -> Text:
+    parts = []
+    for level in view.problem.fidelities:
+        trials = [t for t in view.trials if t.fidelity == level.name and t.state is TrialState.COMPLETED]
+        parts.append(f"{len(trials)} at {level.name} (cost {sum(s.cost for t in trials for s in t.steps):g})")
+    return Text.assemble(("fidelity  ", "dim"), ", ".join(parts))
 
 
 def _step(trial: TrialInfo) -> str:
@@ -153,7 +180,8 @@ def _best_table(view: Overview) -> Table:
         expected = "–" if mean is None else f"{number(mean, 3)} ± {number(sd, 2)}"
         label = f"{best.trial.candidate.label} [dim]#{best.trial.number}[/]"
         values = [number(best.values.get(name)) for name in view.problem.properties]
-        table.add_row(str(place), label, *values, expected, "" if best.feasible else "violates a constraint")
+        remark = "on the front" if view.front and best.on_front else ""
+        table.add_row(str(place), label, *values, expected, remark if best.feasible else "violates a constraint")
     return table
 
 

@@ -33,7 +33,8 @@ def summary(loaded: Loaded, checked: Checked) -> list[str]:
         f"objective:  {objectives}",
         f"space:      {config.space.use}, {_extent(checked.space)}",
         f"procedure:  {steps}",
-        f"learning:   {surrogate}, {config.acquisition.use}, {config.parallel} in flight",
+        f"learning:   {surrogate}, {config.acquisition.use}, {config.parallel} in flight"
+        + (f", {config.queue} planned ahead" if config.queue else ""),
         f"budget:     {', '.join(cap for cap in caps if cap)}",
     ]
     if config.stop:

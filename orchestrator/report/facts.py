@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.config.schema import CampaignConfig
-from orchestrator.domain import Crystal, Dataset, Measurement, Problem
+from orchestrator.domain import Crystal, Dataset, Measurement, Objective, Problem
 from orchestrator.ranking import Best, rank
+from orchestrator.record.queue import is_withdrawn
 from orchestrator.record.states import TrialState
 from orchestrator.record.views import CampaignInfo, DecisionInfo, EventInfo, FitInfo, StepOutput, TrialInfo
 
@@ -128,6 +129,11 @@ class Facts:
     crystals: Mapping[int, Crystal] = field(default_factory=dict)
     data_sha256: str = ""
 
+    @property
+    def pursued(self) -> tuple[Objective, ...]:
+        """The objectives that have a better end; the others are only to be learned."""
+        return tuple(objective for objective in self.problem.objectives if objective.goal != "learn")
+
     def count(self, *states: TrialState) -> int:
         """Count the trials in some states."""
         return sum(trial.state in states for trial in self.trials.values())
@@ -207,7 +213,7 @@ def _points(
 def _failures(trials: Iterable[TrialInfo]) -> dict[str, tuple[str, ...]]:
     reasons: dict[str, list[str]] = {}
     for trial in trials:
-        if trial.state in {TrialState.FAILED, TrialState.ABANDONED}:
+        if trial.state in {TrialState.FAILED, TrialState.ABANDONED} and not is_withdrawn(trial.reason):
             reasons.setdefault(trial.reason or trial.state.value.lower(), []).append(trial.candidate.label)
     return {reason: tuple(labels) for reason, labels in sorted(reasons.items(), key=lambda item: -len(item[1]))}
 

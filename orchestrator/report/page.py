@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from orchestrator.domain import Problem
 from orchestrator.record.states import CampaignState
-from orchestrator.report import plots, sections, why
+from orchestrator.report import plots, sections, spending, tradeoff, why
 from orchestrator.report.calibration import judge, judged_section
 from orchestrator.report.explanations import Why
 from orchestrator.report.facts import Facts, ReadsStore, gather
@@ -124,7 +124,10 @@ def _contents(facts: Facts) -> dict[str, Any]:
         "cards_note": "Structures as they came back from the last step that gives one; the box is the cell.",
         "progress": _svg(plots.best_so_far(facts), "progress") if facts.points else "",
         "progress_note": sections.progress_note(facts),
-        "front": _svg(plots.front(facts), "front") if len(facts.problem.objectives) > 1 and facts.points else "",
+        "tradeoff": _tradeoff(facts) if tradeoff.has_front(facts) else None,
+        "budgets": spending.budgets(facts),
+        "levels": spending.levels(facts),
+        "spending_note": spending.note(facts),
         "judged": judged,
         "failures": sections.failures(facts),
         "no_failures": "Nothing failed so far." if facts.points else "Nothing was tried so far.",
@@ -140,6 +143,21 @@ def _contents(facts: Facts) -> dict[str, Any]:
         "config": sections.config_text(facts),
         "provenance": sections.provenance(facts),
         "made": f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+
+
+def _tradeoff(facts: Facts) -> dict[str, Any]:
+    """Return the section of several objectives: fronts pair by pair, the table of the front, the hypervolume."""
+    headings, rows = tradeoff.table(facts)
+    drawn = tradeoff.fronts(facts)
+    pictures = [_svg(draw, f"front-{i}", square=len(drawn) > 1) for i, draw in enumerate(drawn)]
+    return {
+        "note": tradeoff.note(facts),
+        "pictures": pictures,
+        "headings": headings,
+        "rows": rows,
+        "volume": _svg(tradeoff.volume(facts), "hypervolume"),
+        "volume_note": tradeoff.volume_note(facts),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from orchestrator.domain import Objective
@@ -33,13 +33,16 @@ COLORS = {
 SIZES = {"png": (6.4, 3.4), "svg": (8.4, 3.5)}
 """Inches; at 100 dots an inch a PNG stays well below 50 kB, and an SVG fills the page with text of the page's size."""
 
+IN_A_ROW = 3
+"""Plots beside each other."""
+
 TAIL = 3.0
 """Interquartile ranges beyond which a value is drawn at the edge: one collapsed cell must not flatten the rest."""
 
 
 def best_so_far(facts: Facts) -> Plot:
     """Draw each result in the order of completion, and the best feasible one so far."""
-    objective = facts.problem.objectives[0]
+    objective = (facts.pursued or facts.problem.objectives)[0]
     name = objective.property
     points = [p for p in facts.points if name in p.values]
 
@@ -67,15 +70,14 @@ def best_so_far(facts: Facts) -> Plot:
                     label=label,
                     clip_on=False,
                 )
-        orders, values = best_line(points, objective)
+        orders, values = best_line(points, objective) if facts.pursued else ([], [])
         if values:
             axes.step(orders, clipped(values), where="post", color=COLORS["warm"], linewidth=2.0, label="best so far")
-        if objective.target is not None:
-            axes.axhline(objective.target, color=COLORS["good"], linewidth=1, linestyle="--", label="target")
+        wanted_zone(axes, objective)
         axes.set_xlim(0.5, len(points) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("results, in the order of completion")
-        axes.set_ylabel(_named(name, objective.unit))
+        axes.set_ylabel(named(name, objective.unit))
         axes.legend(loc="best", frameon=False)
 
     return draw
@@ -89,7 +91,7 @@ def best_line(points: list[Point], objective: Objective) -> tuple[list[int], lis
     values: list[float] = []
     best = -np.inf
     for point in points:
-        value = point.values[objective.property]
+        value = point.values.get(objective.property, np.nan)
         utility = float(objective.utility(np.array([value]))[0])
         if point.feasible and utility > best:
             best = utility
@@ -99,6 +101,17 @@ def best_line(points: list[Point], objective: Objective) -> tuple[list[int], lis
         orders.append(points[-1].order)
         values.append(values[-1])
     return orders, values
+
+
+def wanted_zone(axes: Any, objective: Objective, *, upright: bool = False) -> None:
+    """Draw the target or the window of an objective, across the plot or upright in it."""
+    line, span = (axes.axvline, axes.axvspan) if upright else (axes.axhline, axes.axhspan)
+    if objective.target is not None:
+        line(objective.target, color=COLORS["good"], linewidth=1, linestyle="--", label="target")
+    if objective.window is not None:
+        span(*objective.window, color=COLORS["good"], alpha=0.12, linewidth=0, label="window", zorder=0)
+        for edge in objective.window:
+            line(edge, color=COLORS["good"], linewidth=0.8, linestyle="--", zorder=1)
 
 
 def parity(judged: Judged, unit: str) -> Plot:
@@ -151,44 +164,13 @@ def calibration(judged: Judged) -> Plot:
     return draw
 
 
-def front(facts: Facts) -> Plot:
-    """Draw the first two objectives against each other, and the front of candidates that nothing dominates."""
-    one, other = facts.problem.objectives[:2]
-    on_front = {best.trial.number for best in facts.best if best.on_front}
-    points = [p for p in facts.points if one.property in p.values and other.property in p.values]
-
-    def draw(axes: Any) -> None:
-        for wanted, color, label in ((False, "faint", "dominated"), (True, "warm", "on the front")):
-            some = [p for p in points if (p.trial in on_front) is wanted]
-            if some:
-                x, y = ([p.values[o.property] for p in some] for o in (one, other))
-                axes.scatter(x, y, s=34 if wanted else 20, color=COLORS[color], linewidths=0, label=label, zorder=3)
-        best = sorted((p for p in points if p.trial in on_front), key=lambda p: p.values[one.property])
-        axes.plot(
-            [p.values[one.property] for p in best],
-            [p.values[other.property] for p in best],
-            color=COLORS["warm"],
-            linewidth=1.2,
-            alpha=0.6,
-        )
-        for point in best[:12]:  # more names than that would cover each other
-            at = (point.values[one.property], point.values[other.property])
-            axes.annotate(
-                f"{point.trial}", at, xytext=(5, 4), textcoords="offset points", fontsize=8, color=COLORS["muted"]
-            )
-        axes.set_xlabel(f"{_named(one.property, one.unit)}, {one.goal}")
-        axes.set_ylabel(f"{_named(other.property, other.unit)}, {other.goal}")
-        axes.margins(0.08)
-        axes.legend(loc="best", frameon=False)
-
-    return draw
-
-
-def render(draw: Plot, form: Literal["svg", "png"], *, square: bool = False, salt: str = "matloop") -> bytes:
-    """Draw a plot.
+def render(
+    draw: Plot | Sequence[Plot], form: Literal["svg", "png"], *, square: bool = False, salt: str = "matloop"
+) -> bytes:
+    """Draw a plot, or several beside each other.
 
     Args:
-        draw: from one of the functions above.
+        draw: from one of the functions above; several stand in rows of three.
         form: ``svg`` to stand inside the page, ``png`` for elsewhere.
         square: whether both axes mean the same.
         salt: makes ids unique among the plots of one page.
@@ -196,20 +178,25 @@ def render(draw: Plot, form: Literal["svg", "png"], *, square: bool = False, sal
     Returns:
         The image. The same facts give the same bytes.
     """
+    draws = [draw] if callable(draw) else list(draw)
+    columns = min(len(draws), IN_A_ROW)
+    rows = -(-len(draws) // columns)
+    size = (4.2, 3.8) if square else SIZES[form] if len(draws) == 1 else (3.1 * columns, 2.8 * rows)
     from matplotlib import rc_context  # noqa: PLC0415  slow to import; only reports draw
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     style: Any = {**_style(), "svg.hashsalt": salt}
     with rc_context(style):
-        figure = Figure(figsize=(4.2, 3.8) if square else SIZES[form], layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.grid(visible=True, color=COLORS["grid"], linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        for place, one in enumerate(draws, start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            one(axes)
+            axes.grid(visible=True, color=COLORS["grid"], linewidth=0.8)
+            axes.set_axisbelow(True)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
         out = io.BytesIO()
         if form == "png":
             figure.savefig(out, format="png", dpi=100, facecolor="white", metadata={"Software": None})
@@ -262,6 +249,7 @@ def _window(values: list[float], objective: Objective | None) -> tuple[float, fl
     return low - margin, high + margin
 
 
-def _named(name: str, unit: str) -> str:
+def named(name: str, unit: str) -> str:
+    """Name a property with its unit, as an axis is labelled."""
     words = name.replace("_", " ")
     return words if unit in {"", "dimensionless"} else f"{words} ({unit})"

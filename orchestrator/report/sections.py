@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from orchestrator.domain import Objective, Value
+from orchestrator.domain import TARGET, Objective, Value
 from orchestrator.ranking import Best
 from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.views import DecisionInfo
@@ -54,15 +54,17 @@ Cell = dict[str, Any]
 def tiles(facts: Facts) -> list[Cell]:
     """Return the key figures."""
     found: list[Cell] = []
-    for objective in facts.problem.objectives[:2]:
+    for objective in facts.pursued[:2]:
         value = _best_value(facts, objective)
         name = f"best {plain(objective.property)}"
         found.append({"value": number(value), "unit": unit_of(objective.unit), "name": name})
-    if len(facts.problem.objectives) > 1:
+    if len(facts.pursued) > 1:
         front = sum(b.on_front for b in facts.best)
         found.append({"value": str(front), "name": "candidates on the front: none is better in everything"})
     done, failed = facts.count(TrialState.COMPLETED), facts.count(TrialState.FAILED)
-    found.append({"value": str(done), "name": "trials completed" + (f", {failed} failed" if failed else "")})
+    cheap = sum(t.state is TrialState.COMPLETED and t.fidelity != TARGET for t in facts.trials.values())
+    more = (f", {cheap} of them at a cheaper fidelity" if cheap else "") + (f", {failed} failed" if failed else "")
+    found.append({"value": str(done), "name": f"trials completed{more}"})
     if facts.problem.constraints and facts.points:
         share = sum(p.feasible for p in facts.points) / len(facts.points)
         found.append({"value": f"{100 * share:.0f} %", "name": "of the results hold every constraint"})
@@ -72,8 +74,14 @@ def tiles(facts: Facts) -> list[Cell]:
     if facts.info.spent.hours > 0:
         found.append({"value": seconds(facts.info.spent.hours * 3600), "name": "running time"})
     if facts.info.spent.cost > 0:
-        found.append({"value": number(facts.info.spent.cost), "name": "cost units spent"})
+        found.append(
+            {"value": number(facts.info.spent.cost), "name": "cost units spent" + _of(facts.problem.budget.cost)}
+        )
     return found
+
+
+def _of(cap: float | None) -> str:
+    return "" if cap is None else f" of {given(cap)}"
 
 
 def _best_value(facts: Facts, objective: Objective) -> float | None:
@@ -84,7 +92,7 @@ def _best_value(facts: Facts, objective: Objective) -> float | None:
 
 def best_table(facts: Facts) -> tuple[list[Cell], list[list[Cell]]]:
     """Return headings and rows of the table of the best candidates."""
-    problem, several = facts.problem, len(facts.problem.objectives) > 1
+    problem, several = facts.problem, len(facts.pursued) > 1
     points = {p.trial: p for p in facts.points}
     parameters = sorted({name for b in facts.best[:ROWS] for name in b.trial.candidate.parameters})
     if len(parameters) > 6:  # noqa: PLR2004  more columns would not fit; the label names them too
@@ -242,9 +250,10 @@ def decisions(facts: Facts) -> list[Cell]:
 def _proposed(decision: DecisionInfo) -> str:
     """Name what a decision proposed: formulas, or trials where labels would repeat the set-points."""
     candidates = [p.candidate for p in decision.proposals]
+    gone = f"; withdrew {some([str(number) for number in decision.withdrawn], 8)}" if decision.withdrawn else ""
     if any(c.parameters for c in candidates):
-        return f"trials {some([str(number) for number in decision.trials], 8)}"
-    return some([formula(c) for c in candidates], 8)
+        return f"trials {some([str(number) for number in decision.trials], 8)}{gone}"
+    return f"{some([formula(c) for c in candidates], 8)}{gone}"
 
 
 def fits(facts: Facts) -> list[Cell]:

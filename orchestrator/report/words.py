@@ -96,6 +96,10 @@ def goal(objective: Objective) -> str:
     name = plain(objective.property) + (f" ({unit})" if unit else "")
     if objective.goal == "target":
         return f"bring {name} to {given(objective.target)}"
+    if objective.goal == "window" and objective.window is not None:
+        return f"bring {name} into {given(objective.window[0])} to {given(objective.window[1])}"
+    if objective.goal == "learn":
+        return f"learn {name} everywhere"
     return f"{objective.goal} {name}"
 
 
