@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from orchestrator import earlier, fitting, measuring
+from orchestrator import earlier, fitting, growth, measuring
 from orchestrator.choosing import Choice, choose, purse_of, queue_of, settle
 from orchestrator.config.amendments import differences, refuse_amendment
 from orchestrator.config.check import check
@@ -273,7 +273,9 @@ class Campaign:
 
         Raises:
             SpaceExhausted: nothing is left to propose.
+            SpaceError: candidates were taken out of a growing pool.
         """
+        growth.look(self.store, self.name, self.planner.parts.space)
         now = self.standing()
         queued = () if begun is None else queue_of(now, begun)
         return choose(self.store, self.name, self.planner, now, q=q, ahead=ahead, queued=queued)

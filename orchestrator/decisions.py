@@ -13,6 +13,7 @@ from orchestrator.choosing import closed_before, closed_sha256
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import TARGET, Candidate, closed_at
 from orchestrator.errors import MatloopError
+from orchestrator.growth import added_later
 from orchestrator.planner import Parts, Planner
 from orchestrator.purse import Purse
 from orchestrator.record.views import DecisionInfo, EventInfo, TrialInfo
@@ -82,6 +83,9 @@ def _verify(
     closed = closed_before(decision, trials) | frozenset(vetoed)
     if closed_sha256(closed) != decision.closed_sha256:
         return "the candidates that it was not allowed to propose cannot be gathered again"
+    later = added_later(
+        store, campaign.name, planner.parts.space, revision=decision.revision, at=decision.made_at
+    )  # what came into a growing pool afterwards: closed to it, which is the same as not there
     purse = decision.proposals[0].details.get("purse") if decision.proposals else None
     chosen = planner.choose(
         decision.number,
@@ -89,7 +93,7 @@ def _verify(
         initial=decision.purpose == "initial",
         dataset=dataset,
         pending=[earlier[candidate] for candidate in decision.pending],
-        closed=closed,
+        closed=closed | later,
         surrogate=None if decision.fit is None else planner.restore(store.fit_folder(decision.fit)),
         purse=Purse(purse["left"], earlier.get(purse["before"])) if purse else None,
     )

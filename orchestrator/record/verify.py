@@ -23,6 +23,10 @@ from orchestrator.record.hashing import GENESIS, row_sha
 from orchestrator.record.raw import folder_sha256
 from orchestrator.record.schema import differences
 
+POOL = "pool"
+"""Kind of the events that tell of a growing pool; their note ends with the hash of a raw file of ids."""
+HASH_DIGITS = 64
+
 Written = dict[str, dict[str, str]]
 """By table and row id: the hash that the last event about a row names."""
 
@@ -137,6 +141,10 @@ def _raw_files(connection: Connection, campaign: int) -> Mapping[str, str]:
     taken = link_of(connection, campaign)
     if taken is not None:
         raw.setdefault(taken, "the earlier campaigns")
+    event = tables.event
+    grown = (event.c.campaign_id == campaign) & (event.c.kind == POOL)
+    for row in connection.execute(event.select().where(grown).order_by(event.c.number)):
+        raw.setdefault(row.note[-HASH_DIGITS:], f"the growing pool at event {row.number}")
     return raw
 
 
