@@ -42,6 +42,7 @@ class Process:
         self.inner = inner
         self.encoding = encoding
         self._x = inner.train_inputs[0].detach()
+        self._summands = _summands(inner.covar_module)
         noise = inner.likelihood.noise.detach().expand(len(self._x))
         matrix = self._kernel(self._x, self._x).detach() + torch.diag(noise)
         self._chol = cholesky(matrix)
@@ -54,7 +55,7 @@ class Process:
         inputs = self.inner.transform_inputs(self.encoding(points))
         cross = self._kernel(inputs, self._x)
         half = torch.linalg.solve_triangular(self._chol, cross.T, upper=False)
-        prior = self.inner.covar_module(inputs, diag=True)
+        prior = self._prior(inputs)
         variance = (prior - (half * half).sum(0)).clamp_min(LEAST * float(prior.detach().max()))
         return self.inner.mean_module(inputs) + cross @ self._alpha, variance, half, inputs
 
@@ -65,7 +66,50 @@ class Process:
         return self._kernel(inputs, other) - half.T @ other_half
 
     def _kernel(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-        return self.inner.covar_module(one, two).to_dense()  # type: ignore[no-any-return]
+        if self._summands is None:
+            return self.inner.covar_module(one, two).to_dense()  # type: ignore[no-any-return]
+        return sum((part(one, two) for part in self._summands), torch.zeros((), dtype=torch.double))
+
+    def _prior(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self._summands is None:
+            return self.inner.covar_module(inputs, diag=True)  # type: ignore[no-any-return]
+        return torch.full((len(inputs),), sum(part.variance for part in self._summands), dtype=torch.double)
+
+
+@dataclass(frozen=True, eq=False)
+class _Summand:
+    """One scaled radial kernel in plain operations: gpytorch's lazy ones cost more than their numbers on few points."""
+
+    variance: float
+    smooth: bool  # squared exponential instead of Matérn 5/2
+    columns: list[int]
+    lengthscales: torch.Tensor
+
+    def __call__(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+        a, b = one[:, self.columns] / self.lengthscales, two[:, self.columns] / self.lengthscales
+        centre = b.detach().mean(0) if len(b) else 0.0  # keeps the expanded square accurate
+        a, b = a - centre, b - centre
+        squared = ((a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2.0 * (a @ b.T)).clamp_min(0.0)
+        if self.smooth:
+            return self.variance * torch.exp(-0.5 * squared)
+        apart = torch.sqrt(5.0 * squared + 1e-20)
+        return self.variance * (1.0 + apart + apart * apart / 3.0) * torch.exp(-apart)
+
+
+def _summands(kernel: Any) -> list[_Summand] | None:
+    """Take a sum of scaled radial kernels apart; None where it is something else."""
+    from gpytorch.kernels import AdditiveKernel, MaternKernel, RBFKernel, ScaleKernel  # noqa: PLC0415  with botorch
+
+    parts = list(kernel.kernels) if type(kernel) is AdditiveKernel else [kernel]
+    found = []
+    for part in parts:
+        base = part.base_kernel if type(part) is ScaleKernel else None
+        radial = type(base) is RBFKernel or (type(base) is MaternKernel and base.nu == 2.5)  # noqa: PLR2004  Matérn 5/2
+        if base is None or not radial or base.active_dims is None or part.outputscale.numel() != 1:
+            return None
+        scales = base.lengthscale.detach().flatten().double()
+        found.append(_Summand(float(part.outputscale), type(base) is RBFKernel, base.active_dims.tolist(), scales))
+    return found
 
 
 class Conditioned:
