@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from orchestrator.acquisition.box import is_box
 from orchestrator.acquisition.knowledge import Knowledge
 from orchestrator.acquisition.marginal import log_feasible, optimistic
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
@@ -59,6 +60,13 @@ class UpperConfidenceBound(Policy):
 
     def pick(self, situation: Situation) -> list[Pick]:
         """Choose up to q open candidates, best first."""
+        if is_box(situation):
+            from orchestrator.acquisition.continuous import Effort, confident_picks  # noqa: PLC0415  imports torch
+
+            options = self.options
+            picks = confident_picks(situation, Effort(min(options.samples, 1024)), options.beta, options.batch)
+            if picks is not None:
+                return picks
 
         def score(candidates: list[Candidate]) -> tuple[Array, Array]:
             prediction = predict(situation.trained, candidates)

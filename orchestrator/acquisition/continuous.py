@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from orchestrator.abilities import BotorchView, HasBotorchView
+from orchestrator.acquisition.box import is_box
 from orchestrator.acquisition.box_monte_carlo import MonteCarlo
 from orchestrator.acquisition.box_posterior import BoxPosterior
 from orchestrator.acquisition.box_scores import Baseline, Confidence, DrawnFunction, Goals, Improvement
@@ -25,7 +26,7 @@ from orchestrator.acquisition.policy import Pick, Situation, predict
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate
 from orchestrator.errors import SpaceExhausted
-from orchestrator.protocols import BoxSpace, FiniteSpace
+from orchestrator.protocols import BoxSpace
 
 __all__ = ["Effort", "confident_picks", "improving_picks", "thompson_picks"]
 
@@ -48,9 +49,7 @@ class _Box:
     def of(cls, situation: Situation, effort: Effort) -> _Box | None:
         """Set up; None where the space is no box, the surrogate has no view of it, or nothing is measured."""
         space, surrogate = situation.space, situation.trained
-        if isinstance(space, FiniteSpace) or not isinstance(space, BoxSpace):
-            return None
-        if "botorch" not in surrogate.supports() or not isinstance(surrogate, HasBotorchView):
+        if not (is_box(situation) and isinstance(space, BoxSpace) and isinstance(surrogate, HasBotorchView)):
             return None
         samples = open_candidates(space, situation.closed, effort.samples, situation.seed_for("sample"))
         if not samples:
@@ -179,9 +178,3 @@ def thompson_picks(situation: Situation, effort: Effort) -> list[Pick] | None:
         return f"best of drawn function {slot + 1} of {situation.q}; predicted {prediction}"
 
     return box.picks(make, words, logarithm=False)
-
-
-def pick_in_box(situation: Situation, space: BoxSpace, view: BotorchView, effort: Effort) -> list[Pick] | None:
-    """Choose by expected improvement; see `improving_picks`."""
-    del space, view
-    return improving_picks(situation, effort)

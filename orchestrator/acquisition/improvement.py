@@ -15,15 +15,15 @@ import numpy as np
 from pydantic import Field
 from scipy.special import logsumexp
 
-from orchestrator.abilities import HasBotorchView
+from orchestrator.acquisition.box import is_box
 from orchestrator.acquisition.draws import Draws, draw
 from orchestrator.acquisition.gains import SMOOTH, Booleans, log_smooth_gain
 from orchestrator.acquisition.marginal import marginal_scores
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
 from orchestrator.acquisition.slots import Slots, promising
-from orchestrator.acquisition.words import expected, gain_in_words
+from orchestrator.acquisition.words import expected, hope_in_words
 from orchestrator.domain import Array, Candidate
-from orchestrator.protocols import BoxSpace, FiniteSpace, Support
+from orchestrator.protocols import Support
 
 
 class ImprovementOptions(PolicyOptions):
@@ -55,16 +55,13 @@ class LogExpectedImprovement(Policy):
 
     def pick(self, situation: Situation) -> list[Pick]:
         """Choose up to q open candidates, best first."""
-        space, surrogate = situation.space, situation.trained
-        listed = isinstance(space, FiniteSpace)
-        if not listed and isinstance(space, BoxSpace) and "botorch" in surrogate.supports():
-            from orchestrator.acquisition.continuous import Effort, pick_in_box  # noqa: PLC0415  imports torch
+        if is_box(situation):
+            from orchestrator.acquisition.continuous import Effort, improving_picks  # noqa: PLC0415  imports torch
 
-            if isinstance(surrogate, HasBotorchView):
-                effort = Effort(self.options.samples, self.options.restarts, self.options.draws)
-                picks = pick_in_box(situation, space, surrogate.to_botorch(), effort)
-                if picks is not None:
-                    return picks
+            effort = Effort(self.options.samples, self.options.restarts, self.options.draws)
+            picks = improving_picks(situation, effort)
+            if picks is not None:
+                return picks
         return self._pick_from_pool(situation)
 
     def _pick_from_pool(self, situation: Situation) -> list[Pick]:
@@ -81,7 +78,7 @@ class LogExpectedImprovement(Policy):
         picks = []
         for place, score, gain in batch:
             i = int(order[place])
-            reason = f"expected {gain_in_words(situation, gain)} over the best so far; predicted {{}}"
+            reason = f"{hope_in_words(situation, prediction, i, gain)}; predicted {{}}"
             picks.append(
                 Pick(
                     pool[i],

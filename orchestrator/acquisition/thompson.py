@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from orchestrator.acquisition.box import is_box
 from orchestrator.acquisition.draws import draw
 from orchestrator.acquisition.gains import feasible, utilities
 from orchestrator.acquisition.marginal import marginal_scores
@@ -49,6 +50,12 @@ class Thompson(Policy):
 
     def pick(self, situation: Situation) -> list[Pick]:
         """Choose up to q open candidates, one a drawn function."""
+        if is_box(situation):
+            from orchestrator.acquisition.continuous import Effort, thompson_picks  # noqa: PLC0415  imports torch
+
+            picks = thompson_picks(situation, Effort(min(self.options.samples, 1024)))
+            if picks is not None:
+                return picks
         problem, seed = situation.problem, situation.seed_for("functions")
 
         def score(candidates: list[Candidate]) -> tuple[Array, Array]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from orchestrator.acquisition.gains import pursued
+from orchestrator.acquisition.marginal import log_probability_feasible
 from orchestrator.acquisition.situation import Situation
-from orchestrator.domain import Prediction
+from orchestrator.domain import Constraint, Prediction
 
 
 def expected(situation: Situation, prediction: Prediction, i: int) -> str:
@@ -24,3 +27,15 @@ def gain_in_words(situation: Situation, gain: float) -> str:
         return f"hypervolume gain {gain:.3g}"
     unit = goals[0].unit
     return f"improvement {gain:.3g}{'' if unit == 'dimensionless' else ' ' + unit}"
+
+
+def hope_in_words(situation: Situation, prediction: Prediction, i: int, gain: float) -> str:
+    """Write what is hoped of candidate i; a window that is reached already cannot be bettered, only met again."""
+    goals = pursued(situation.problem)
+    if len(goals) == 1 and goals[0].window is not None and gain <= 0.0:
+        low, high = goals[0].window
+        inside = Constraint(goals[0].property, goals[0].unit, low, high)
+        j = situation.problem.properties.index(goals[0].property)
+        odds = log_probability_feasible(inside, prediction.mean[[i], j], prediction.epistemic[[i], j])
+        return f"inside the window, which is reached already, with probability {np.exp(odds[0]):.2g}"
+    return f"expected {gain_in_words(situation, gain)} over the best so far"
