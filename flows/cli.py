@@ -41,7 +41,8 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "flows.commands_answer": ("answer",),
     },
     "Before a campaign": {
-        "flows.commands_files": ("validate", "plugins", "replay"),
+        "flows.commands_files": ("validate", "plugins"),
+        "flows.commands_replay": ("replay",),
         "flows.commands_surrogate": ("surrogate",),
     },
     "What was learned": {

@@ -52,7 +52,14 @@ def _plot(scores: Sequence[Score], name: str) -> plots.Plot:
                 continue
             color = ARM_COLORS[place % len(ARM_COLORS)]
             axes.fill_between(curve.at, curve.low, curve.high, color=color, alpha=0.14, linewidth=0)
-            axes.plot(curve.at, curve.median, color=color, linewidth=2.2 if place == 0 else 1.5, label=one.arm)
+            axes.plot(
+                curve.at,
+                curve.median,
+                color=color,
+                linewidth=1.5 if place else 2.2,
+                label=one.arm,
+                zorder=3 - bool(place),
+            )
         axes.set_title(named(name), loc="left", fontsize=9.5)
         axes.set_xlabel("measurements")
         axes.set_xlim(left=0)
@@ -71,27 +78,32 @@ def named(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def table_of(scores: Sequence[Score]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and one row an arm: what is asked first."""
-    columns: dict[str, list[str]] = {"arm": [one.arm for one in scores]}
+def table_of(scores: Sequence[Score]) -> list[list[str]]:
+    """Return rows: a figure in words, then what each arm reached; what is asked first stands first."""
+    rows: list[list[str]] = []
     for level in LEVELS:
-        told = [one.acceleration.get(f"{level:.0%}") for one in scores]
-        if any(told):
-            columns[f"acceleration to {level:.0%}"] = [written(one) for one in told]
+        factors = [one.acceleration.get(f"{level:.0%}") for one in scores]
+        if any(factors):
+            rows.append([f"acceleration to {level:.0%}", *map(written, factors)])
     if any(one.enhancement_max for one in scores):
-        columns["largest enhancement"] = [written(one.enhancement_max) for one in scores]
+        rows.append(["largest enhancement", *(written(one.enhancement_max) for one in scores)])
     for head, tables in (
         ("recall", [one.recall for one in scores]),
         ("regret", [one.regret for one in scores]),
         ("hypervolume", [one.hypervolume for one in scores]),
         *((named(name), [one.learned.get(name, {}) for one in scores]) for name in scores[0].learned),
     ):
-        last = max((max(table) for table in tables if table), default=None)
-        if last is not None:
-            columns[f"{head} after {last}"] = [written(table.get(last)) for table in tables]
-    columns["seconds a decision"] = [f"{one.ask_seconds[0]:.2g}" for one in scores]
-    columns["peak memory, MiB"] = [f"{one.ask_peak_mib:.0f}" if one.ask_peak_mib else "–" for one in scores]
-    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+        marks = _shown([m for table in tables for m in table])
+        rows += [[f"{head} after {mark}", *(written(table.get(mark)) for table in tables)] for mark in marks]
+    rows.append(["seconds a decision", *(f"{one.ask_seconds[0]:.2g}" for one in scores)])
+    rows.append(["peak memory, MiB", *(f"{one.ask_peak_mib:.0f}" if one.ask_peak_mib else "–" for one in scores)])
+    return rows
+
+
+def _shown(marks: Sequence[int]) -> list[int]:
+    """Return a middle mark and the last: what is shown of a curve in a table."""
+    known = sorted(set(marks))
+    return sorted({known[(len(known) - 1) // 2], known[-1]}) if known else []
 
 
 def written(told: Interval | None) -> str:
@@ -128,7 +140,6 @@ def write_page(scores: Sequence[Score], path: Path, *, title: str, asked: str, c
         asked: one sentence on what was compared.
         command: that makes the page again.
     """
-    headings, rows = table_of(scores)
     contents = {
         "title": title,
         "asked": asked,
@@ -137,8 +148,8 @@ def write_page(scores: Sequence[Score], path: Path, *, title: str, asked: str, c
         "made": f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "css": Markup(STYLE.read_text(encoding="utf-8")),  # noqa: S704  our own file
         "plot": Markup(draw_plot(scores, "svg").decode()),  # noqa: S704  drawn here
-        "headings": headings,
-        "rows": rows,
+        "arms": [one.arm for one in scores],
+        "rows": table_of(scores),
         "differences": differences(scores),
         "own": scores[0].arm,
         "seeds": len(scores[0].measured),
