@@ -143,7 +143,7 @@ class Overview:
 
     def best_value(self) -> str:
         """Write the best value of each objective's property at the leading candidate, or a dash."""
-        if not self.ranked or not self.ranked[0].feasible:
+        if not self.ranked or not self.ranked[0].feasible or self.problem.learns_only:
             return "–"
         best = self.ranked[0]
         return ", ".join(

@@ -89,7 +89,7 @@ def _farewell(campaign: Campaign, console: Console, reason: str) -> None:
     state = view.info.state.value.lower()
     said = reason if reason.startswith(state) else f"{state}: {reason}"
     console.print(f"[bold]{campaign.name}[/] {said}", soft_wrap=True)
-    if view.ranked:
+    if view.ranked and not view.problem.learns_only:
         console.print(f"best so far: {view.ranked[0].trial.candidate.label} ({view.best_value()})")
     broken = sum(not best.feasible for best in view.ranked)
     if campaign.problem.constraints:

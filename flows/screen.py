@@ -168,14 +168,15 @@ def fit_line(fit: FitInfo) -> str:
 
 def _best_table(view: Overview) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    table.add_column("best", justify="right", style="dim")
+    table.add_column("newest" if view.problem.learns_only else "best", justify="right", style="dim")
     table.add_column("candidate")
     for name in view.problem.properties:
         table.add_column(f"{name} ({view.problem.units[name]})", justify="right")
     table.add_column("expected", justify="right", style="dim")
     table.add_column("", style="yellow")
     first = view.problem.objectives[0].property
-    for place, best in enumerate(view.ranked[:SHOWN], 1):
+    shown = view.ranked[::-1] if view.problem.learns_only else view.ranked
+    for place, best in enumerate(shown[:SHOWN], 1):
         mean, sd = best.trial.proposal.mean.get(first), best.trial.proposal.sd.get(first)
         expected = "–" if mean is None else f"{number(mean, 3)} ± {number(sd, 2)}"
         label = f"{best.trial.candidate.label} [dim]#{best.trial.number}[/]"

@@ -118,6 +118,7 @@ def _contents(facts: Facts) -> dict[str, Any]:
         "state_words": f"{state}{reason}",
         "tiles": sections.tiles(facts),
         "best": best,
+        "best_title": "What was measured" if facts.problem.learns_only else "Best candidates",
         "best_headings": headings,
         "best_note": sections.best_note(facts),
         "cards": [{**card, "svg": Markup(card["svg"])} for card in sections.cards(facts)],  # noqa: S704  escaped inside

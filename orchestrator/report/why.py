@@ -70,6 +70,11 @@ def direction(problem: Problem, explanation: Explanation) -> int:
 
 
 def _wanted(objective: Objective, here: float) -> int:
+    if objective.goal == "learn":
+        return 0
+    if objective.goal == "window" and objective.window is not None:
+        low, high = objective.window
+        return int(here < low) - int(here > high)
     if objective.goal == "target":
         return 1 if (objective.target or 0.0) > here else -1
     return 1 if objective.goal == "maximize" else -1
