@@ -188,7 +188,7 @@ class Policy(ABC):
             prediction = situation.surrogate.predict(chosen)
             mean = [dict(zip(properties, map(float, row), strict=True)) for row in prediction.mean]
             sd = [dict(zip(properties, map(float, row), strict=True)) for row in prediction.sd]
-        neighbours = _nearest(situation, chosen)
+        neighbours, apart = _nearest(situation, chosen)
         odds = _odds(situation, chosen)
         expenses = _expenses(situation, chosen)
         beyond = _beyond(situation, chosen)
@@ -208,6 +208,7 @@ class Policy(ABC):
                         "rank": i + 1,
                         **common,
                         "nearest_measured": neighbours[i],
+                        "nearest_distances": apart[i],
                         **odds[i],
                         **expenses[i],
                         **beyond[i],
@@ -239,14 +240,18 @@ _EXHAUSTED = (
 )
 
 
-def _nearest(situation: Situation, chosen: Sequence[Candidate]) -> list[list[str]]:
+def _nearest(situation: Situation, chosen: Sequence[Candidate]) -> tuple[list[list[str]], list[list[float]]]:
+    """Return ids of the measured neighbours of each pick, and how far they are in elements and parameters."""
     measured = list({c.id: c for c in situation.dataset.labels(situation.problem.properties).candidates}.values())
     if not measured:
-        return [[] for _ in chosen]
+        return [[] for _ in chosen], [[] for _ in chosen]
     features = describe([*chosen, *measured], situation.space)
     apart: Array = distances(features[: len(chosen)], features[len(chosen) :])
     order = np.argsort(apart, axis=1, kind="stable")[:, :NEAREST]
-    return [[measured[j].id for j in row] for row in order]
+    return (
+        [[measured[j].id for j in row] for row in order],
+        [[round(float(apart[i, j]), 6) for j in row] for i, row in enumerate(order)],
+    )
 
 
 def _odds(situation: Situation, chosen: Sequence[Candidate]) -> list[dict[str, float]]:
