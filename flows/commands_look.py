@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import webbrowser
@@ -63,17 +64,24 @@ def _status(records: CampaignStore, name: str | None) -> RenderableType:
 
 @click.command()
 @click.argument("arguments", metavar="[CAMPAIGN] TRIAL", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, everything in full.")
 @store_option
-def why(*, arguments: tuple[str, ...], store: str | None) -> None:
+def why(*, arguments: tuple[str, ...], as_json: bool, store: str | None) -> None:
     """Say why a trial was chosen, and what came of it."""
     campaign, rest = split_target(arguments, TRIAL)
     if len(rest) != 1 or TRIAL.fullmatch(rest[0]) is None:
         message = f"one trial number was expected, as 'matloop why 12' or 'matloop why NAME 12'; seen: {arguments}"
         raise click.UsageError(message)
-    from flows.story import story  # noqa: PLC0415  NumPy is not needed by --help
+    from rich.console import Console  # noqa: PLC0415  not needed by --help
+
+    from flows.story import shown, told  # noqa: PLC0415  NumPy is not needed by --help
 
     with opened(store) as records:
-        click.echo(story(records, resolve(records, campaign), int(rest[0])))
+        content = told(records, resolve(records, campaign), int(rest[0]))
+    if as_json:
+        click.echo(json.dumps(content, indent=1, default=str))
+    else:
+        Console().print(shown(content))
 
 
 @click.command()

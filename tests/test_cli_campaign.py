@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -145,6 +146,9 @@ def test_why_tells_the_story_of_a_trial(tmp_path: Path, matloop: Matloop) -> Non
     text = matloop("why", "small", "5").stdout
     for words in ("chosen in decision", "known then", "seed", "attempt 1", "raw ", "strength = ", "step fire on oven"):
         assert words in text
+    content = json.loads(matloop("why", "small", "5", "--json").stdout)
+    assert content["chosen"]["policy"] == "random"
+    assert content["measurements"][0]["value"] == pytest.approx(content["predictions"][0]["measured"])
     assert "trial" in matloop("why", "small", "77", code=1).stderr
     matloop("why", "small", code=2)
 
@@ -210,7 +214,7 @@ def test_replay_back_tests_a_file(tmp_path: Path, matloop: Matloop) -> None:
     file = write_campaign(tmp_path, budget={"trials": 20})
     out = tmp_path / "rows.json"
     told = matloop("replay", str(file), "--seeds", "2", "--against", "random", "--share", "0.1", "--json", str(out))
-    assert "after 20" in told.stdout
+    assert "recall after 20" in told.stdout
     assert '"recall_20"' in out.read_text(encoding="utf-8")
     refused = matloop("replay", str(file), "--json", str(tmp_path / "no" / "rows.json"), code=2)
     assert "does not exist" in refused.stderr

@@ -137,7 +137,7 @@ class IntegratedVariance(LearningPolicy):
                 Pick(
                     known[at[best]],
                     float(gains[best]),
-                    f"takes away {told} over the whole space, more than any other; predicted"
+                    f"takes away {told} over the whole space, the most that is left; predicted"
                     f" {expected(situation, prediction, best)}",
                     {
                         "among": len(at),
