@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orchestrator import kept
-from orchestrator.abilities import PoolScores
+from orchestrator.abilities import PoolScores, ScoresPool
 from orchestrator.acquisition import large_pool, pool_scores
 from orchestrator.acquisition.confidence import UpperConfidenceBound
 from orchestrator.acquisition.designs import Diverse, Random
@@ -34,6 +34,9 @@ from orchestrator.domain import (
     Row,
 )
 from orchestrator.spaces.columns import Columns
+from tests.fakes import ListSpace
+from tests.test_surrogate_contract import CRYSTALS, build, dataset_of
+from tests.test_surrogate_contract import PROBLEM as CONTRACT_PROBLEM
 
 N = 3000
 PROBLEM = Problem((Objective("y", "eV", "maximize"),), budget=Budget(trials=9))
@@ -251,3 +254,31 @@ def test_exhausted_and_nearly_so(tmp_path: Path) -> None:
         Bump(), space, problem=PROBLEM, dataset=known(space), pending=(), closed=closed, costs={}, seed=1
     )
     assert summary.open_candidates == 1
+
+
+def test_graph_ensemble_scores_a_pool_with_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means and deviations are those of `predict`; members differ, and differ about their mean; any list will do."""
+    monkeypatch.setattr(large_pool, "LARGE", 5)
+    surrogate = build("gnn_ensemble")
+    assert isinstance(surrogate, ScoresPool)
+    surrogate.fit(dataset_of(CRYSTALS), CONTRACT_PROBLEM, seed=3)
+    space = ListSpace(CRYSTALS)
+    scores = surrogate.score_pool(listing(space), 2, 9)
+    said = surrogate.predict(sorted(CRYSTALS, key=lambda c: c.id)[2:9])
+    assert scores.members is not None
+    assert np.allclose(scores.mean, said.mean, atol=1e-5)
+    assert np.allclose(scores.epistemic, said.epistemic, atol=1e-5)
+    assert np.allclose(scores.members.mean(axis=0), said.mean, atol=1e-4)
+    assert scores.members.std(axis=0).max() > 1e-3
+    proposals = LogExpectedImprovement().select(
+        surrogate,
+        space,
+        q=2,
+        problem=CONTRACT_PROBLEM,
+        dataset=dataset_of(CRYSTALS),
+        pending=(),
+        closed=frozenset(),
+        costs={},
+        seed=1,
+    )
+    assert {p.candidate.id for p in proposals} <= {c.id for c in CRYSTALS[9:]}

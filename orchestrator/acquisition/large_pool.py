@@ -182,7 +182,8 @@ def _scalarised(situation: Situation, scores: PoolScores, beta: float) -> list[A
 
 def _utility(situation: Situation, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the utility of the one objective, n, of property values, n × m."""
-    return np.asarray(utilities(values, situation.problem)[:, 0], dtype=np.float32)
+    wide = np.asarray(values, dtype=np.float64)
+    return np.asarray(utilities(wide, situation.problem)[:, 0], dtype=np.float32)
 
 
 def _as_prediction(scores: PoolScores, start: int) -> Prediction:
@@ -198,7 +199,8 @@ def _capped(pool: Listing, values: Array, size: int) -> Places:
         return ahead[:size]
     kinds = [frozenset(fractions(candidate)) for candidate in pool.take(ahead)]
     most, seen = max(int(SYSTEM_SHARE * size), 1), dict.fromkeys(kinds, 0)
-    first, rest = [], []
+    first: list[np.intp] = []
+    rest: list[np.intp] = []
     for place, kind in zip(ahead, kinds, strict=True):
         seen[kind] += 1
         (first if seen[kind] <= most else rest).append(place)

@@ -58,6 +58,8 @@ class Columns:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        self._features: tuple[npt.NDArray[np.float32], tuple[str, ...]] | None = None
+        self._ranges: Mapping[str, tuple[float, float] | frozenset[str]] | None = None
         self._read()
 
     # --- as any list of candidates ------------------------------------------------------------------------------------
@@ -212,8 +214,7 @@ class Columns:
         self._rows = Rows.of(stored[0])
         self._sha256 = cache.hash_of_array(self._rows.ids)
         self._facts = {"file": options.path.name, "file_sha256": cache.hash_of(options.path), **stored[1]}
-        self._features: tuple[npt.NDArray[np.float32], tuple[str, ...]] | None = None
-        self._ranges: Mapping[str, tuple[float, float] | frozenset[str]] | None = None
+        self._features = self._ranges = None
 
     def _layout(self) -> Layout:
         options = self._options

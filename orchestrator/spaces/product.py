@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product as pairs
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -43,7 +43,7 @@ class Factor(BaseModel):
 
     @classmethod
     def _checked(cls, kinds: Mapping[str, Any], use: str | None, options: Any, info: ValidationInfo) -> Any:
-        if use not in kinds:
+        if use is None or use not in kinds:
             message = f"{use!r} cannot be a factor here; write one of {', '.join(sorted(kinds))}"
             raise ValueError(message)
         try:
@@ -98,7 +98,7 @@ class Product:
         made._keys = {}
         if few is not None:
             made._few = few
-        return made
+        return cast("Self", made)
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -8,11 +8,13 @@ hyperparameters and the calibration come from the labels that a member's bootstr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from orchestrator.abilities import PoolScores
 from orchestrator.domain import Array, Candidate
 from orchestrator.surrogates import crossfit
 from orchestrator.surrogates.gaussian import Design
@@ -46,6 +48,16 @@ class GraphEnsemble(GraphSurrogate):
     def __init__(self, options: GraphEnsembleOptions | None = None) -> None:
         super().__init__(options or GraphEnsembleOptions())
         self._parts: list[npt.NDArray[np.bool_]] = []
+
+    def score_pool(self, pool: Any, start: int, stop: int) -> PoolScores:
+        """Score a stretch of a large pool, with what each member says of it; see `ScoresPool`."""
+        candidates = pool.take(range(start, stop))
+        said = self.predict(candidates)
+        members = np.zeros((len(self._trunks), *said.mean.shape), dtype=np.float32)
+        for first, x in self._chunks(candidates):
+            for j, (head, target) in enumerate(zip(self._current, self._need().targets, strict=True)):
+                members[:, first : first + len(x), j] = target.back(cast("MixtureHead", head).centres(x))
+        return PoolScores(said.mean.astype(np.float32), said.epistemic.astype(np.float32), members)
 
     def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
         candidates = data.labels.candidates

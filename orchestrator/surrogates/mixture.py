@@ -62,6 +62,13 @@ class MixtureHead:
         variances = np.array([variance for _, variance in answers])
         return means.mean(0), variances.mean(0) + self.sd_scale**2 * means.var(0)
 
+    def centres(self, x: Array) -> Array:
+        """Return what each member expects at k points, members × k, their differences calibrated as in `predict`."""
+        means = np.array([m.predict(x[:, list(own)])[0] for m, own in zip(self.members, self.columns, strict=True)])
+        centre = means.mean(0)
+        calibrated: Array = centre + self.sd_scale * (means - centre)
+        return calibrated
+
     def draw(self, x: Array, s: int, seed: Sequence[int]) -> Array:
         """Return values of `s` functions at k points, s × k; function i belongs to member i modulo their number."""
         values = np.zeros((s, len(x)))
