@@ -124,7 +124,7 @@ def rows_of(work: Work, found: Found) -> list[dict[str, Any]]:
     made = []
     for metric, (unit, statistic) in metrics(work).items():
         for arm in WORDS:
-            values = [statistic(result) for _, result in sorted(found.get(arm, {}).items())]
+            values = [v for _, r in sorted(found.get(arm, {}).items()) if np.isfinite(v := statistic(r))]
             if values:
                 made.append(_row(arm, f"{metric}{tail}", unit, values))
     for arm in WORDS:
@@ -139,6 +139,8 @@ def rows_of(work: Work, found: Found) -> list[dict[str, Any]]:
             if arm == "matloop" or len(both) < 2:
                 continue
             pairs = [statistic(ours[seed]) - statistic(found[arm][seed]) for seed in both]
+            if not np.isfinite(pairs).all():
+                continue  # the arm was not measured so far
             made.append(_row("matloop", f"{metric}{tail}_minus_{arm}", unit, pairs))
     order = list(dict.fromkeys(one["metric"] for one in made))
     lead = [m for m in order if m.startswith(("AF", "EF"))]
@@ -211,7 +213,7 @@ def _top(mark: int) -> Callable[[Result], float]:
 
 
 def _volume(mark: int) -> Callable[[Result], float]:
-    return lambda r: float(r["hypervolume"][str(mark)])
+    return lambda r: float(r["hypervolume"].get(str(mark), np.nan))
 
 
 def _row(who: str, metric: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
