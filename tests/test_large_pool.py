@@ -19,6 +19,7 @@ from orchestrator.acquisition.greedy import Greedy
 from orchestrator.acquisition.improvement import LogExpectedImprovement
 from orchestrator.acquisition.large_pool import greedy_on_members, shortlist
 from orchestrator.acquisition.listing import is_open, listing
+from orchestrator.acquisition.pool_scores import forget
 from orchestrator.acquisition.situation import Situation
 from orchestrator.acquisition.thompson import Thompson
 from orchestrator.domain import (
@@ -49,7 +50,7 @@ def small_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_pool, "LARGE", 1000)
     monkeypatch.setattr(large_pool, "SHORTLIST", 400)
     monkeypatch.setattr(large_pool, "BLOCK", 700)
-    pool_scores._RECENT.clear()
+    forget()
 
 
 def pool(folder: Path, *, compositions: bool = False, order: int | None = None) -> Columns:
@@ -70,6 +71,7 @@ class Bump:
     def __init__(self) -> None:
         self.asked = 0
         self.bad = frozenset[str]()
+        self.updates: list[Dataset] = []
 
     def supports(self) -> frozenset[str]:
         return frozenset({"parameters", "uncertainty", "draws"})
@@ -80,6 +82,9 @@ class Bump:
         sd = np.array([[float(c.parameters["b"])] for c in candidates]).reshape(-1, 1)
         wrong = np.array([c.id in self.bad for c in candidates], dtype=bool)
         return Prediction(np.where(wrong[:, None], np.nan, mean), sd, np.full_like(mean, 0.1))
+
+    def update(self, dataset: Dataset) -> None:
+        self.updates.append(dataset)
 
     def draw(self, candidates: Sequence[Candidate], s: int, seed: int) -> Array:
         shift = np.random.default_rng(seed).standard_normal((s, 1, 1))
@@ -109,7 +114,7 @@ def known(space: Columns, count: int = 5) -> Dataset:
 
 def situation(space: Columns, surrogate: Any, problem: Problem = PROBLEM, **more: Any) -> Situation:
     """Return a situation in which five points are measured and closed."""
-    dataset = known(space)
+    dataset = more.pop("dataset", known(space))
     closed = frozenset(row.candidate.id for row in dataset.rows) | more.pop("closed", frozenset())
     return Situation(surrogate, space, 4, problem, dataset, (), closed, seed=3, **more)
 
@@ -166,14 +171,34 @@ def test_a_pool_is_scored_once_in_a_state(tmp_path: Path, monkeypatch: pytest.Mo
     shortlist(situation(space, surrogate))
     assert first > N
     assert surrogate.asked < 100
-    pool_scores._RECENT.clear()
+    forget()
     monkeypatch.setattr(pool_scores, "MAPPED", 10)
     for _ in range(2):
         surrogate.asked = 0
         shortlist(situation(space, surrogate))
-        pool_scores._RECENT.clear()
+        forget()
     assert surrogate.asked < 100
     assert len(list(kept.folder("scores").glob("*.npy"))) == 1
+
+
+def test_a_very_large_pool_is_scored_after_every_eighth_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between, the scores of the last eight serve; the surrogate is left with all that is known."""
+    monkeypatch.setattr(pool_scores, "RARELY", 1000)
+    space, surrogate = pool(tmp_path), Bump()
+    asked, brought = [], []
+    for count in (7, 8, 9, 15, 16):
+        surrogate.asked, surrogate.updates = 0, []
+        now = situation(space, surrogate, dataset=known(space, count))
+        shortlist(now)
+        asked.append(surrogate.asked > N)
+        brought.append([len(dataset.trials) for dataset in surrogate.updates])
+        first = shortlist(now)
+        forget()
+        again = shortlist(situation(pool(tmp_path), Bump(), dataset=known(space, count)))
+        assert [c.id for c in first] == [c.id for c in again]
+        monkeypatch.setattr(pool_scores, "MAPPED", 10)
+    assert asked == [True, True, False, False, True]
+    assert brought == [[], [], [8, 9], [8, 15], []]
 
 
 def test_members_are_asked_from_arrays(tmp_path: Path) -> None:
