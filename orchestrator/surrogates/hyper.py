@@ -7,6 +7,7 @@ the number of columns, noise is small, variances are near that of the labels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,27 +100,40 @@ def learn(terms: tuple[Term, ...], data: Points, start: Hyperparameters | None, 
     Raises:
         Diverged: no finite optimum was found.
     """
-    pick = spread(len(data), MOST_FOR_HYPERPARAMETERS)
-    few = tuple(torch.from_numpy(np.ascontiguousarray(a[pick])) for a in (data.x, data.y, data.known))
-    prepared = tuple(term.prepare(few[0], few[0]) for term in terms)
+    return learn_shared(terms, (data,), start, steps)
+
+
+def learn_shared(
+    terms: tuple[Term, ...], several: Sequence[Points], start: Hyperparameters | None, steps: int = 60
+) -> Hyperparameters:
+    """Maximise the product of the marginal likelihoods of processes that share their hyperparameters; see `learn`.
+
+    Args:
+        terms: the covariance.
+        several: labels of each process; the priors count once for each.
+        start: an earlier fit's hyperparameters, tried besides the fixed starts.
+        steps: most iterations of L-BFGS.
+    """
+    few = []
+    for data in several:
+        pick = spread(len(data), MOST_FOR_HYPERPARAMETERS)
+        few.append(tuple(torch.from_numpy(np.ascontiguousarray(a[pick])) for a in (data.x, data.y, data.known)))
+    prepared = [tuple(term.prepare(x, x) for term in terms) for x, _, _ in few]
+
+    def objective(vector: Array) -> tuple[float, Array]:
+        parts = [_objective(vector, terms, one, ready) for one, ready in zip(few, prepared, strict=True)]
+        return sum(value for value, _ in parts), np.sum([slope for _, slope in parts], axis=0)
+
     starts = [initial(terms, factor) for factor in STARTS]
     if start is not None and len(start.pack()) == len(starts[0]):
         starts.append(start.pack())
-    limits = bounds(terms)
-    values = [_objective(vector, terms, few, prepared)[0] for vector in starts]
+    values = [objective(vector)[0] for vector in starts]
     best = starts[int(np.argmin(values))]
-    found = minimize(
-        _objective,
-        best,
-        args=(terms, few, prepared),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=limits,
-        options={"maxiter": steps},
-    )
+    found = minimize(objective, best, jac=True, method="L-BFGS-B", bounds=bounds(terms), options={"maxiter": steps})
     if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
         message = (
-            f"the Gaussian process has no finite optimum on {len(data)} labels; look for extreme values among them"
+            f"the Gaussian process has no finite optimum on {len(several[0])} labels; look for extreme values among"
+            " them"
         )
         raise Diverged(message)
     return Hyperparameters.unpack(found.x, terms)

@@ -11,7 +11,7 @@ and how probable each is, says the ability `Classifies`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ from orchestrator.protocols import BoxSpace, Options, SearchSpace, Support
 from orchestrator.surrogates import state
 from orchestrator.surrogates.encoding import Columns, Scaling
 from orchestrator.surrogates.heads import GaussianHead
-from orchestrator.surrogates.hyper import Hyperparameters, Points
+from orchestrator.surrogates.hyper import Hyperparameters, Points, learn_shared
 from orchestrator.surrogates.kernels import Term
 
 CHUNK = 2048
@@ -57,37 +57,27 @@ class PhaseClassifierOptions(Options):
 
 @dataclass(frozen=True, eq=False)
 class _Phases:
-    """The classes of one property: k classes, a process of each, the labels, and the scale of the pseudo-counts."""
+    """The classes of one property: k classes, a process of each with shared hyperparameters, and the labels."""
 
     classes: tuple[int, ...]
     heads: tuple[GaussianHead, ...]
+    hyper: Hyperparameters
     x: Array
     y: Array
 
     @classmethod
-    def learn(cls, terms: tuple[Term, ...], x: Array, y: Array, start: Mapping[int, Hyperparameters]) -> _Phases:
-        """Learn hyperparameters and condition on labels."""
-        classes = _classes(y)
-        heads = tuple(GaussianHead.fit(terms, _counts(x, y == one), start.get(one)) for one in classes)
-        return cls(classes, heads, x, y)
+    def learn(cls, terms: tuple[Term, ...], x: Array, y: Array, start: Hyperparameters | None) -> _Phases:
+        """Learn hyperparameters and condition on labels.
 
-    def conditioned(self, terms: tuple[Term, ...], x: Array, y: Array) -> _Phases:
-        """Condition on other labels; a class that the fit had not seen behaves like the fit's first one."""
-        known = self.hyper
-        usual = next(iter(known.values()))
-        classes = _classes(y)
-        return _Phases.given(terms, x, y, {one: known.get(one, usual) for one in classes})
+        All classes share them: each alone would take its few labels at their word and stretch one axis over all.
+        """
+        return cls.given(terms, x, y, learn_shared(terms, [_counts(x, y == one) for one in _classes(y)], start))
 
     @classmethod
-    def given(cls, terms: tuple[Term, ...], x: Array, y: Array, hyper: Mapping[int, Hyperparameters]) -> _Phases:
+    def given(cls, terms: tuple[Term, ...], x: Array, y: Array, hyper: Hyperparameters) -> _Phases:
         """Condition on labels with known hyperparameters."""
         classes = _classes(y)
-        return cls(classes, tuple(GaussianHead(terms, hyper[one], _counts(x, y == one)) for one in classes), x, y)
-
-    @property
-    def hyper(self) -> dict[int, Hyperparameters]:
-        """Hyperparameters by class."""
-        return {one: head.hyper for one, head in zip(self.classes, self.heads, strict=True)}
+        return cls(classes, tuple(GaussianHead(terms, hyper, _counts(x, y == one)) for one in classes), hyper, x, y)
 
     def probabilities(self, x: Array) -> tuple[Array, Array]:
         """Return mean probabilities, n × k, and those at each node, nodes × n × k."""
@@ -171,7 +161,7 @@ class PhaseClassifier:
         terms = self._terms
         self._learn_columns(candidates)
         x = self._encode(candidates)
-        before = [phases.hyper for phases in self._fitted] if warm and self._terms == terms else [{}] * len(rows)
+        before = [phases.hyper for phases in self._fitted] if warm and self._terms == terms else [None] * len(rows)
         self._fitted = self._current = tuple(
             _Phases.learn(self._terms, x[places], y, start) for (places, y), start in zip(rows, before, strict=True)
         )
@@ -195,7 +185,7 @@ class PhaseClassifier:
         candidates, rows = _labels(dataset, self._properties)
         x = self._encode(candidates)
         self._current = tuple(
-            fitted.conditioned(self._terms, x[places], y)
+            _Phases.given(self._terms, x[places], y, fitted.hyper)
             for (places, y), fitted in zip(rows, self._fitted, strict=True)
         )
 
@@ -240,8 +230,7 @@ class PhaseClassifier:
         fitted = self._need()
         arrays: dict[str, npt.NDArray[np.float64]] = {"shift": self._scaling.shift, "scale": self._scaling.scale}
         for j, phases in enumerate(fitted):
-            arrays |= {f"x.{j}": phases.x, f"y.{j}": phases.y}
-            arrays |= {f"hyper.{j}.{one}": hyper.pack() for one, hyper in phases.hyper.items()}
+            arrays |= {f"x.{j}": phases.x, f"y.{j}": phases.y, f"hyper.{j}": phases.hyper.pack()}
         rest: JsonObject = {
             "columns": self._columns.to_json(),
             "composition": self._composition,
@@ -262,10 +251,7 @@ class PhaseClassifier:
                 self._terms,
                 arrays[f"x.{j}"],
                 arrays[f"y.{j}"],
-                {
-                    one: Hyperparameters.unpack(arrays[f"hyper.{j}.{one}"], self._terms)
-                    for one in _classes(arrays[f"y.{j}"])
-                },
+                Hyperparameters.unpack(arrays[f"hyper.{j}"], self._terms),
             )
             for j in range(len(self._properties))
         )
@@ -362,7 +348,7 @@ def _held_out(terms: tuple[Term, ...], phases: _Phases, seed: int) -> dict[str, 
     right, logs = 0, []
     for one in range(int(fold.max()) + 1):
         out = fold == one
-        part = phases.conditioned(terms, phases.x[~out], phases.y[~out])
+        part = _Phases.given(terms, phases.x[~out], phases.y[~out], phases.hyper)
         p, _ = part.probabilities(phases.x[out])
         known = np.array(part.classes)
         for row, truth in zip(p, phases.y[out], strict=True):
