@@ -19,7 +19,8 @@ import numpy as np
 
 from orchestrator.domain import Array
 from tests.benchmarks.data import SOURCES
-from tests.benchmarks.race_arms import ROOT, WORDS, learned_by, measure, units
+from tests.benchmarks.race_arms import ROOT, WORDS, measure, units
+from tests.benchmarks.race_code import learned_by
 from tests.benchmarks.race_works import WORKS, Work
 from tests.benchmarks.units import HERE, Unit, merge, protocol, row, run_missing, say, split_arguments, summarise
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from orchestrator.pareto import hypervolume
 from orchestrator.protocols import AcquisitionPolicy
 from orchestrator.replay.campaigns import replay_once
 from orchestrator.replay.truth import Truth, prepare
+from tests.benchmarks.race_code import learned_by
 from tests.benchmarks.race_peers import Forest, PlainBotorch
 from tests.benchmarks.race_works import WORKS, Work, write
-from tests.benchmarks.units import HERE, Unit, protocol
+from tests.benchmarks.units import HERE, Unit
 
 ROOT = HERE.parents[1]
 SEEDS = {"matloop": 30, "greedy": 30, "forest": 30, "random": 30, "botorch": 30, "baybe": 10, "ax": 10}
@@ -38,27 +38,6 @@ WORDS = {
     "forest": "100 trees of scikit-learn, mean plus two standard deviations over the trees",
     "random": "random",
 }
-OURS = ("matloop", "greedy")
-USED = {
-    "acquisition": (
-        "designs", "draws", "features", "gains", "greedy", "improvement", "marginal", "open", "policy", "ranking",
-    ),
-    "surrogates": (
-        "calibration", "crossfit", "encoding", "gaussian", "gaussian_process", "heads", "hyper", "kernels", "targets",
-        "transforms",
-    ),
-}  # fmt: skip
-"""Files of ours that decide what the default chooses on these tables: when one changes, our arms are measured anew."""
-
-
-@cache
-def learned_by(arm: str) -> str:
-    """Return the hash of our code behind an arm; empty for peers."""
-    if arm not in OURS:
-        return ""
-    rooms = ROOT / "orchestrator"
-    files = [rooms / room / f"{name}.py" for room, names in USED.items() for name in names]
-    return protocol([rooms / "config" / "defaults.py", *(file for file in files if file.exists())])
 
 
 def units(name: str) -> list[Unit]:
