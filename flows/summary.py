@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.config.check import Checked
@@ -43,8 +43,20 @@ def summary(loaded: Loaded, checked: Checked) -> list[str]:
 
 
 def _extent(space: SearchSpace) -> str:
-    from orchestrator.protocols import BoxSpace, FiniteSpace  # noqa: PLC0415  not needed by --help
+    from orchestrator.protocols import (  # noqa: PLC0415  not needed by --help
+        BoxSpace,
+        ColumnarSpace,
+        FiniteSpace,
+        ProductSpace,
+    )
 
+    if isinstance(space, ColumnarSpace):
+        estimate: Any = space.summary().get("estimate", {})
+        costs = f" ({estimate['memory_mb']:g} MB; a choice about {estimate['choosing_s']:g} s)" if estimate.get("choosing_s", 0) >= 0.1 else ""
+        return f"{space.count():,} candidates{costs}"
+    if isinstance(space, ProductSpace):
+        axes = ", ".join(axis.name for axis in space.settings().axes())
+        return f"{len(space.materials().candidates())} materials under {axes}"
     if isinstance(space, FiniteSpace):
         return f"{len(space.candidates())} candidates"
     if isinstance(space, BoxSpace):
