@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from orchestrator.protocols import SearchSpace
 
 
+WORTH_SAYING_S = 0.1
+"""A choice that takes less is not spoken of."""
+
+
 def summary(loaded: Loaded, checked: Checked) -> list[str]:
     """Say in a few lines what a campaign would do.
 
@@ -52,7 +56,8 @@ def _extent(space: SearchSpace) -> str:
 
     if isinstance(space, ColumnarSpace):
         estimate: Any = space.summary().get("estimate", {})
-        costs = f" ({estimate['memory_mb']:g} MB; a choice about {estimate['choosing_s']:g} s)" if estimate.get("choosing_s", 0) >= 0.1 else ""
+        noticed = estimate.get("choosing_s", 0.0) >= WORTH_SAYING_S
+        costs = f" ({estimate['memory_mb']:g} MB; a choice about {estimate['choosing_s']:g} s)" if noticed else ""
         return f"{space.count():,} candidates{costs}"
     if isinstance(space, ProductSpace):
         axes = ", ".join(axis.name for axis in space.settings().axes())
