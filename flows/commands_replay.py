@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from flows.session import opened, store_option
 from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--json", "rows", type=FILE, help="Also write the figures to a file.")
 @click.option("--plot", type=FILE, help="Also draw the curves, as .png or .svg.")
 @click.option("--out", "-o", "page", type=FILE, help="Also write one HTML page with everything.")
+@store_option
 def replay(  # noqa: PLR0917  click passes by name
     file: Path,
     data: Path | None,
@@ -51,16 +54,19 @@ def replay(  # noqa: PLR0917  click passes by name
     rows: Path | None,
     plot: Path | None,
     page: Path | None,
+    store: str | None,
 ) -> None:
     """Back-test a campaign file on known data."""
     from rich.console import Console  # noqa: PLC0415  not needed by --help
 
     from orchestrator import replay as back_test  # noqa: PLC0415  imports the learning rooms
+    from orchestrator.config.read import load_campaign  # noqa: PLC0415  the same
 
     console = Console()
     arms = tuple(dict.fromkeys(name.strip() for name in against.split(",") if name.strip()))
     _check_places(rows, plot, page)
-    with console.status("reading the data") as line:
+    with ExitStack() as kept, console.status("reading the data") as line:
+        records = kept.enter_context(opened(store)) if load_campaign(file).config.earlier else None
         scores = back_test.replay(
             file,
             data=data,
@@ -69,6 +75,7 @@ def replay(  # noqa: PLR0917  click passes by name
             share=share,
             direction=direction,
             recall=recall,
+            store=records,
             progress=lambda arm, seed: line.update(f"{arm}, seed {seed}"),
         )
     _tell(console, scores, _asked(file, seeds, share, recall, scores[0]))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config.read import load_campaign
+from orchestrator import earlier
+from orchestrator.config.read import Loaded, load_campaign
 from orchestrator.config.schema import CampaignConfig, Use
+from orchestrator.domain import Row
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Parts
+from orchestrator.record.store import CampaignStore
 from orchestrator.replay.campaigns import replay_once
 from orchestrator.replay.lessons import lesson_of
 from orchestrator.replay.scores import Score, score, until
@@ -48,6 +52,13 @@ def arms(config: CampaignConfig, against: Sequence[str]) -> dict[str, CampaignCo
     return made
 
 
+def _earlier(store: CampaignStore | None, loaded: Loaded, own: Parts) -> tuple[Row, ...]:
+    if store is None:
+        message = "the results of earlier campaigns stand in a campaign database, and none was given: --store"
+        raise ConfigError(message, key="earlier")
+    return earlier.gather(store, loaded, loaded.config.problem(), own.space).rows
+
+
 def replay(
     file: str | Path,
     *,
@@ -57,6 +68,7 @@ def replay(
     share: float = 0.01,
     direction: Literal["maximize", "minimize"] | None = None,
     recall: float | None = None,
+    store: CampaignStore | None = None,
     progress: Callable[[str, int], None] = lambda _arm, _seed: None,
 ) -> list[Score]:
     """Replay a campaign file and its controls over several seeds.
@@ -69,13 +81,20 @@ def replay(
         share: of the pool that counts as the best.
         direction: of the first objective, instead of the file's.
         recall: share of the best at which a campaign ends; None goes on to the budget.
+        store: campaign database that holds the earlier campaigns which the file names.
         progress: called before each campaign.
 
     Returns:
         One score an arm, the campaign's own first.
+
+    Raises:
+        ConfigError: see `prepare` and `arms`; or earlier campaigns are named, and there is no database.
     """
     config, own, truth = prepare(file, data, direction)
-    modules = load_campaign(file).lab.allowed_modules
+    loaded = load_campaign(file)
+    modules = loaded.lab.allowed_modules
+    if config.earlier:
+        truth = replace(truth, earlier=_earlier(store, replace(loaded, config=config), own))
     problem, lesson = config.problem(), lesson_of(config, own)
     enough = until(truth, share, recall if lesson is None else None)
     scores = []

@@ -136,8 +136,8 @@ class _Bench:
 
     @property
     def dataset(self) -> Dataset:
-        """What is known."""
-        return Dataset(tuple(self.rows))
+        """What is known, results of earlier campaigns included where this one names some."""
+        return Dataset((*self.rows, *(self.truth.earlier if self.config.earlier else ())))
 
     def plan(self) -> bool:
         """Choose what to begin, where enough is free; say whether something was begun."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from orchestrator.config.read import load_campaign
 from orchestrator.config.schema import CampaignConfig
-from orchestrator.domain import Array, Candidate, Problem
+from orchestrator.domain import Array, Candidate, Problem, Row
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Parts
 from orchestrator.protocols import FiniteSpace
@@ -24,11 +24,13 @@ class Truth:
         candidates: n.
         utility: n larger-is-better numbers of the first objective.
         values: n × m values of the modelled properties, NaN where unknown.
+        earlier: results of earlier campaigns, which a campaign that names some begins with.
     """
 
     candidates: tuple[Candidate, ...]
     utility: Array
     values: Array
+    earlier: tuple[Row, ...] = ()
 
     def best(self, share: float) -> frozenset[str]:
         """Return the ids of the best share of the pool, ties with the last one included."""
