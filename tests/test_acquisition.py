@@ -28,6 +28,7 @@ from orchestrator.acquisition.marginal import (
     log_expected_improvement,
     log_probability_feasible,
 )
+from orchestrator.acquisition.optimality import ProbabilityOfOptimality
 from orchestrator.acquisition.policy import Policy, Situation
 from orchestrator.acquisition.thompson import Thompson
 from orchestrator.domain import (
@@ -200,6 +201,7 @@ LEARNING: list[Policy] = [
     UpperConfidenceBound(),
     UpperConfidenceBound(ConfidenceOptions(batch="top")),
     Thompson(),
+    ProbabilityOfOptimality(),
 ]
 ALL: list[Policy] = [*LEARNING, Random(), Diverse()]
 

@@ -17,6 +17,8 @@ from orchestrator.acquisition.gains import hypervolume_gains, pursued, utilities
 from orchestrator.acquisition.situation import SMALLEST, Situation, predict
 from orchestrator.domain import Array, Candidate, Constraint, Objective, Prediction
 
+FARTHEST_OUT = 1e150
+"""Standard deviations that are still squared without an overflow."""
 FARTHEST = -1e5
 """Below so many standard deviations even the scaled form loses its digits, and the asymptote 1/u² takes over."""
 
@@ -29,8 +31,7 @@ def log_expected_improvement(mean: Array, sd: Array, best: float | Array) -> Arr
         sd: n standard deviations.
         best: utility already reached; one number, or n.
     """
-    safe = np.maximum(sd, SMALLEST)
-    u = (mean - best) / safe
+    safe, u = np.maximum(sd, SMALLEST), _in_sd(mean - best, sd)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         direct = np.log(np.maximum(_density(u) + u * ndtr(u), SMALLEST))
         # for u << 0 the two terms cancel: write them over the scaled complementary error function
@@ -94,7 +95,7 @@ def log_gain(objective: Objective, mean: Array, sd: Array, best: float) -> Array
         if best >= 0.0:
             return near
     else:
-        near = -np.abs(mean - between[0]) / np.maximum(sd, SMALLEST)
+        near = -np.abs(_in_sd(mean - between[0], sd))
     # where hinges cancel, nothing but rounding is left
     lost = 4 * np.finfo(np.float64).eps * (np.abs(mean - between[0]) + sd + between[1] - between[0] - best)
     return np.where(gain > lost, np.log(np.maximum(gain, SMALLEST)), np.log(SMALLEST) + near)
@@ -102,16 +103,15 @@ def log_gain(objective: Objective, mean: Array, sd: Array, best: float) -> Array
 
 def log_probability_feasible(constraint: Constraint, mean: Array, sd: Array) -> Array:
     """Return the logarithm of the probability that a normally distributed property satisfies a constraint, n."""
-    safe = np.maximum(sd, SMALLEST)
     low = -np.inf if constraint.low is None else constraint.low
     high = np.inf if constraint.high is None else constraint.high
     if not math.isfinite(low):
-        return np.asarray(log_ndtr((high - mean) / safe))
+        return np.asarray(log_ndtr(_in_sd(high - mean, sd)))
     if not math.isfinite(high):
-        return np.asarray(log_ndtr((mean - low) / safe))
+        return np.asarray(log_ndtr(_in_sd(mean - low, sd)))
     flip = mean < (low + high) / 2  # work in the lower tail, where logarithms of probabilities keep their digits
-    a = np.where(flip, (mean - high) / safe, (low - mean) / safe)
-    b = np.where(flip, (mean - low) / safe, (high - mean) / safe)
+    a = np.where(flip, _in_sd(mean - high, sd), _in_sd(low - mean, sd))
+    b = np.where(flip, _in_sd(mean - low, sd), _in_sd(high - mean, sd))
     log_a, log_b = log_ndtr(a), log_ndtr(b)
     return np.asarray(log_b + np.log(np.maximum(-np.expm1(np.minimum(log_a - log_b, 0.0)), SMALLEST)))
 
@@ -182,6 +182,12 @@ def optimistic(situation: Situation, prediction: Prediction, beta: float) -> Arr
         best = objective.utility(mean) + reach
         parts.append(best if ends(objective) is None else np.minimum(best, 0.0))
     return np.stack(parts, axis=1)
+
+
+def _in_sd(difference: Array, sd: Array) -> Array:
+    """Return differences in standard deviations, n; what is certain lies far out, but not at infinity."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.clip(difference / np.maximum(sd, SMALLEST), -FARTHEST_OUT, FARTHEST_OUT))
 
 
 def _density(u: Array) -> Array:
