@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from orchestrator.domain import Dataset, JsonObject
+    from orchestrator.domain import Dataset
     from orchestrator.record.store import CampaignStore
     from orchestrator.record.views import DecisionInfo, TrialInfo
 
@@ -45,7 +45,7 @@ Z_90 = 1.645
 """Beyond so many standard deviations lies one normal result in ten."""
 
 
-def told(store: CampaignStore, name: str, trial_number: int) -> JsonObject:
+def told(store: CampaignStore, name: str, trial_number: int) -> dict[str, Any]:
     """Gather the story of a trial.
 
     Args:
@@ -86,7 +86,7 @@ def told(store: CampaignStore, name: str, trial_number: int) -> JsonObject:
     }
 
 
-def _chosen(store: CampaignStore, name: str, trial: TrialInfo, decision: DecisionInfo) -> JsonObject:
+def _chosen(store: CampaignStore, name: str, trial: TrialInfo, decision: DecisionInfo) -> dict[str, Any]:
     proposal, details = trial.proposal, dict(trial.proposal.details)
     place = next((i for i, p in enumerate(decision.proposals, 1) if p.candidate.id == trial.candidate.id), None)
     known = {t.candidate.id: {"trial": t.number, "label": t.candidate.label} for t in store.trials(name)}
@@ -111,20 +111,19 @@ def _chosen(store: CampaignStore, name: str, trial: TrialInfo, decision: Decisio
     }
 
 
-def _predictions(trial: TrialInfo, dataset: Dataset, units: Mapping[str, str]) -> list[JsonObject]:
+def _predictions(trial: TrialInfo, dataset: Dataset, units: Mapping[str, str]) -> list[dict[str, Any]]:
     came = {row.property: row.value for row in dataset.rows if row.trial == trial.number and row.value is not None}
-    rows: list[JsonObject] = []
+    rows: list[dict[str, Any]] = []
     for name in dict.fromkeys([*trial.proposal.mean, *(key for key in came if key in units)]):
         mean, sd, value = trial.proposal.mean.get(name), trial.proposal.sd.get(name), came.get(name)
-        known = mean is not None and bool(sd) and value is not None
-        off = (value - mean) / sd if known else None  # type: ignore[operator]  known says that all three are there
+        off = (value - mean) / sd if mean is not None and sd and value is not None else None
         rows.append(
             {"property": name, "unit": units.get(name, ""), "mean": mean, "sd": sd, "measured": value, "z": off}
         )
     return rows
 
 
-def _neighbours(store: CampaignStore, name: str, trial: TrialInfo, dataset: Dataset) -> list[JsonObject]:
+def _neighbours(store: CampaignStore, name: str, trial: TrialInfo, dataset: Dataset) -> list[dict[str, Any]]:
     details = trial.proposal.details
     ids = list(details.get("nearest_measured", ()))
     apart = list(details.get("nearest_distances", ())) or [None] * len(ids)
@@ -147,7 +146,7 @@ def _neighbours(store: CampaignStore, name: str, trial: TrialInfo, dataset: Data
     ]
 
 
-def _knowledge(store: CampaignStore, name: str, decision: DecisionInfo) -> JsonObject:
+def _knowledge(store: CampaignStore, name: str, decision: DecisionInfo) -> dict[str, Any]:
     fit = next((f for f in store.fits(name) if f.id == decision.fit), None)
     return {
         "results": len(decision.seen),
@@ -171,7 +170,7 @@ def _knowledge(store: CampaignStore, name: str, decision: DecisionInfo) -> JsonO
     }
 
 
-def _steps(store: CampaignStore, name: str, trial: TrialInfo) -> list[JsonObject]:
+def _steps(store: CampaignStore, name: str, trial: TrialInfo) -> list[dict[str, Any]]:
     attempts = store.attempts(name, trial=trial.number)
     return [
         {
@@ -196,7 +195,7 @@ def _steps(store: CampaignStore, name: str, trial: TrialInfo) -> list[JsonObject
     ]
 
 
-def _measurements(store: CampaignStore, name: str, trial: TrialInfo) -> list[JsonObject]:
+def _measurements(store: CampaignStore, name: str, trial: TrialInfo) -> list[dict[str, Any]]:
     return [
         {
             "property": m.property,
@@ -251,7 +250,8 @@ def _set_points(candidate: Mapping[str, Any]) -> list[RenderableType]:
     from rich.text import Text  # noqa: PLC0415  not needed for JSON
 
     points = ", ".join(f"{key} = {_short(value)}" for key, value in candidate["parameters"].items())
-    return [Text(points)] * bool(points) + [Text(f"candidate {candidate['id'][:16]}", style="dim")]
+    lines: list[RenderableType] = [Text(points)] if points else []
+    return [*lines, Text(f"candidate {candidate['id'][:16]}", style="dim")]
 
 
 def _reasons(content: Mapping[str, Any]) -> list[RenderableType]:
@@ -312,8 +312,10 @@ def _predicted(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     from rich.table import Table  # noqa: PLC0415  not needed for JSON
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (("property", "left"), ("predicted", "right"), ("measured", "right"), ("", "left")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]  one of rich's words
+    table.add_column("property")
+    table.add_column("predicted", justify="right")
+    table.add_column("measured", justify="right")
+    table.add_column("")
     for row in rows:
         unit = "" if row["unit"] == "dimensionless" else f" ({row['unit']})"
         said = "–" if row["mean"] is None else f"{number(row['mean'])} ± {number(row['sd'], 2)}"

@@ -28,7 +28,7 @@ class Covariances:
 
     def variances(self) -> Array:
         """Return what is left of the variances, n × m."""
-        return np.maximum(np.einsum("mnn->nm", self.matrices), 0.0)
+        return np.asarray(np.maximum(np.einsum("mnn->nm", self.matrices), 0.0))
 
     def left(self) -> Array:
         """Return the share of the standard deviations that is left, n × m."""

@@ -129,7 +129,8 @@ class _Bench:
         self.asks: list[Ask] = []
         self.told = _Told(self.planner.problem.properties)
         self.seconds, self.now = 0.0, 0.0
-        self._fits, self._fitted, self._decision = 0, None, 0
+        self._fits = self._decision = 0
+        self._fitted: int | None = None
         self._surrogate: Surrogate | None = None
         self._widened: dict[str, float] = {}
         self._exhausted = False

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.replay.scores import Score, paired
+from orchestrator.replay.scores import Interval, Score, paired
 
 
 def as_json(scores: Sequence[Score], *, work: str, command: str) -> dict[str, Any]:
@@ -18,14 +18,15 @@ def as_json(scores: Sequence[Score], *, work: str, command: str) -> dict[str, An
     """
     rows: list[dict[str, Any]] = []
     for one in scores:
-        for kind, unit, table in (
+        tables: list[tuple[str, str, Mapping[Any, Interval]]] = [
             ("recall", "share", one.recall),
             ("regret", "objective", one.regret),
             ("enhancement", "ratio", one.enhancement),
             ("acceleration", "ratio", one.acceleration),
             ("hypervolume", "share", one.hypervolume),
             *((name, "", table) for name, table in one.learned.items()),
-        ):
+        ]
+        for kind, unit, table in tables:
             rows.extend(
                 {"who": one.arm, "metric": f"{kind}_{mark}", "unit": unit, **vars(value)}
                 for mark, value in table.items()
