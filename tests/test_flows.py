@@ -244,3 +244,22 @@ def test_a_worker_starts_what_the_form_asks_for(home: Home) -> None:
         rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0, rest
     assert "ending the worker" in rest
+
+
+def test_a_queue_under_prefect(home: Home) -> None:
+    """Plans are made beside the trials: what waits is ranked anew and withdrawn, and every decision can be remade."""
+    content = {"initial": {"use": "random", "trials": 3}, "parallel": 2, "queue": 2, "budget": {"trials": 14}}
+    file = write_campaign(home.folder, name="ahead", instruments=slow_oven(0.2), **content)
+    text = home.matloop("run", str(file))
+    assert "all 14 trials are used" in text
+    store = CampaignStore.open(home.store)
+    trials = store.trials("ahead")
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETED]
+    gone = [trial for trial in trials if trial.state is TrialState.ABANDONED]
+    assert len(done) == len({trial.candidate.id for trial in done}) == 14
+    assert len(done) + len(gone) == len(trials)
+    assert gone
+    assert all(trial.reason.startswith("superseded") and trial.started_at is None for trial in gone)
+    assert verify_decisions(Campaign.open("ahead", store=store)) == []
+    assert store.verify() == []
+    store.close()

@@ -160,7 +160,8 @@ def _chances(  # noqa: PLR0917  one place that turns draws into the summary
             told,
             probability_best=float((best <= epsilon * volume).mean()),
             regret=_regret(short),
-            **_for_expense(mean, expenses),
+            gain_per_cost=_for_expense(mean, expenses[:, 0]),
+            gain_per_hour=_for_expense(mean, expenses[:, 1]),
         )
     # the point that people would name as the best: the best measured one, with its drawn value
     labels = situation.labels()
@@ -176,7 +177,8 @@ def _chances(  # noqa: PLR0917  one place that turns draws into the summary
         probability_best=float((best <= epsilon).mean()),
         expected_gain=float(mean.max()),
         regret=_regret(np.maximum(np.maximum(best, others), 0.0)),
-        **_for_expense(mean, expenses),
+        gain_per_cost=_for_expense(mean, expenses[:, 0]),
+        gain_per_hour=_for_expense(mean, expenses[:, 1]),
     )
 
 
@@ -186,11 +188,9 @@ def _regret(short: Array) -> tuple[tuple[float, float], ...]:
     return tuple((level, value) for level, value in found if np.isfinite(value))
 
 
-def _for_expense(mean: Array, expenses: Array) -> dict[str, float]:
-    """Return the largest expected gain for each unit of price and for each hour, where every trial has one."""
-    found: dict[str, float] = {}
-    for name, expense in (("gain_per_cost", expenses[:, 0]), ("gain_per_hour", expenses[:, 1])):
-        known = np.isfinite(expense)
-        if known.any() and (expense[known] > 0).all():
-            found[name] = float((mean[known] / expense[known]).max())
-    return found
+def _for_expense(mean: Array, expense: Array) -> float | None:
+    """Return the largest expected gain for each unit of an expense; None where some trial has none of it."""
+    known = np.isfinite(expense)
+    if not known.any() or not (expense[known] > 0).all():
+        return None
+    return float((mean[known] / expense[known]).max())
