@@ -254,3 +254,18 @@ def test_a_batch_is_ordered_by_change_over() -> None:
         surrogate, data = learned(measured, {"yield": lambda x: -((x - 0.5) ** 2)}, problem)
         made = choose(LogExpectedImprovement(), surrogate, data, problem, BOTH, q=3)
         assert [p.candidate.parameters["solvent"] for p in made] == [last] * 3
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_what_is_only_to_be_learned_does_not_rank_in_a_box(name: str) -> None:
+    """The same with gradients: of a yield and a colour to be learned, only the yield draws the search."""
+    box = plugins.build("spaces", "box", {"parameters": {"x": {"min": 0, "max": 1}}})
+    curious = Objective("colour", "dimensionless", "learn")
+    functions = {"yield": lambda x: -((x - 0.6) ** 2), "colour": lambda x: math.sin(9 * x)}
+    problem = Problem((YIELD, curious))
+    surrogate, data = learned(LINE[::8], functions, problem)
+    policy = plugins.build("acquisition", name, {"samples": 64})
+    made = policy.select(
+        surrogate, box, q=2, problem=problem, dataset=data, pending=(), closed=frozenset(), costs={}, seed=1
+    )
+    assert all(abs(float(p.candidate.parameters["x"]) - 0.6) < 0.25 for p in made)

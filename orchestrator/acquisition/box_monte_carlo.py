@@ -26,6 +26,7 @@ from orchestrator.abilities import BotorchView
 from orchestrator.acquisition.box_gains import utility
 from orchestrator.acquisition.box_scores import Baseline, Torch
 from orchestrator.acquisition.encoding import Encoding
+from orchestrator.acquisition.gains import pursued
 from orchestrator.acquisition.situation import Situation
 from orchestrator.domain import Array, Candidate, Objective
 
@@ -66,7 +67,7 @@ class MonteCarlo(Torch):
         self.situation, self.before = situation, before
         problem = situation.problem
         column = {name: j for j, name in enumerate(problem.properties)}
-        shape = torch.Size([draws if len(problem.objectives) == 1 else min(draws, 128)])
+        shape = torch.Size([draws if len(pursued(problem)) == 1 else min(draws, 128)])
         common: dict[str, Any] = {
             "model": _InBox(view.model, encoding),
             "X_baseline": torch.from_numpy(baseline.points),
@@ -76,7 +77,7 @@ class MonteCarlo(Torch):
             "prune_baseline": True,
             "cache_root": False,  # the shortcut knows gpytorch models only, not one behind an encoding
         }
-        goals = [(column[o.property], _utility(o)) for o in problem.objectives]
+        goals = [(column[o.property], _utility(o)) for o in pursued(problem)]
 
         def several(values: torch.Tensor, X: torch.Tensor | None = None) -> torch.Tensor:  # noqa: ARG001, N803
             return torch.stack([own(values[..., j]) for j, own in goals], dim=-1)

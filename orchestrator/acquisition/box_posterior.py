@@ -56,7 +56,8 @@ class Process:
         cross = self._kernel(inputs, self._x)
         half = torch.linalg.solve_triangular(self._chol, cross.T, upper=False)
         prior = self._prior(inputs)
-        variance = (prior - (half * half).sum(0)).clamp_min(LEAST * float(prior.detach().max()))
+        least = LEAST * float(prior.detach().max()) if len(points) else 0.0
+        variance = (prior - (half * half).sum(0)).clamp_min(least)
         return self.inner.mean_module(inputs) + cross @ self._alpha, variance, half, inputs
 
     def between(

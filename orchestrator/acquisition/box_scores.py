@@ -22,7 +22,7 @@ from orchestrator.acquisition.box_posterior import BoxPosterior, Conditioned, no
 from orchestrator.acquisition.box_search import Acquisition
 from orchestrator.acquisition.draws import known_feasible, reference
 from orchestrator.acquisition.encoding import Encoding, knows_choices
-from orchestrator.acquisition.gains import Front, feasible, utilities
+from orchestrator.acquisition.gains import Front, feasible, pursued, utilities
 from orchestrator.acquisition.situation import Situation, predict
 from orchestrator.domain import Array, Candidate, Objective
 from orchestrator.protocols import Axis
@@ -69,7 +69,7 @@ class Goals:
     def __init__(self, situation: Situation) -> None:
         problem = situation.problem
         column = {name: j for j, name in enumerate(problem.properties)}
-        self.objectives: list[tuple[int, Objective]] = [(column[o.property], o) for o in problem.objectives]
+        self.objectives: list[tuple[int, Objective]] = [(column[o.property], o) for o in pursued(problem)]
         self.constraints = [(column[c.property], c) for c in problem.constraints]
         self.columns = len(problem.properties)
 
@@ -312,7 +312,7 @@ class Baseline:
         self.allowed = known_feasible(labels.values[keep], situation.problem)
         self.points = encoding.coordinates(self.candidates)
         self.floor = 0.0
-        self.corner = np.zeros(len(situation.problem.objectives))
+        self.corner = np.zeros(len(pursued(situation.problem)))
         if not self.candidates:
             return
         mean = predict(situation.trained, self.candidates).mean
