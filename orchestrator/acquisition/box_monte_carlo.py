@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,7 @@ from linear_operator.utils.warnings import NumericalWarning
 
 from orchestrator.abilities import BotorchView
 from orchestrator.acquisition.box_gains import utility
-from orchestrator.acquisition.box_scores import Baseline, Torch
-from orchestrator.acquisition.encoding import Encoding
+from orchestrator.acquisition.box_scores import Torch
 from orchestrator.acquisition.gains import pursued
 from orchestrator.acquisition.situation import Situation
 from orchestrator.domain import Array, Candidate, Objective
@@ -40,13 +39,20 @@ if hasattr(hypervolume_logei, "_load_attempted"):
     hypervolume_logei._load_attempted = True  # noqa: SLF001  there is no public switch
 
 
+class Known(Protocol):
+    """Measured points, b × d as `encoding` takes them, and the corner from which hypervolume is counted."""
+
+    points: Array
+    corner: Array
+
+
 class MonteCarlo(Torch):
     """botorch's noisy log expected (hypervolume) improvement over box coordinates.
 
     Args:
         situation: gives goals, odds of success and prices.
         view: the surrogate.
-        encoding: of the box.
+        encoding: from coordinates to what the view takes.
         baseline: measured points.
         pending: coordinates of points in flight and of earlier picks.
         draws: Monte Carlo draws.
@@ -57,8 +63,8 @@ class MonteCarlo(Torch):
         self,
         situation: Situation,
         view: BotorchView,
-        encoding: Encoding,
-        baseline: Baseline,
+        encoding: Callable[[torch.Tensor], torch.Tensor],
+        baseline: Known,
         pending: Array,
         *,
         draws: int,
@@ -108,7 +114,7 @@ class MonteCarlo(Torch):
 class _InBox(Model):  # type: ignore[misc]  # botorch is untyped
     """A surrogate's botorch model over box coordinates."""
 
-    def __init__(self, inner: Any, encoding: Encoding) -> None:
+    def __init__(self, inner: Any, encoding: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.inner = inner
         self.encoding = encoding

@@ -8,20 +8,21 @@ arXiv:1910.06403 (sampled batches), Wilson, Hutter, Deisenroth, NeurIPS 2018, ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 from scipy.special import logsumexp
 
+from orchestrator.abilities import HasBotorchView
 from orchestrator.acquisition.box import is_box
 from orchestrator.acquisition.draws import Draws, draw
-from orchestrator.acquisition.gains import SMOOTH, Booleans, log_smooth_gain
+from orchestrator.acquisition.gains import SMOOTH, log_smooth_gain
 from orchestrator.acquisition.marginal import marginal_scores
 from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite, predict
-from orchestrator.acquisition.slots import Slots, promising
+from orchestrator.acquisition.slots import promising
 from orchestrator.acquisition.words import expected, hope_in_words
+from orchestrator.acquisition.worth import Worth
 from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import Support
 
@@ -34,12 +35,15 @@ class ImprovementOptions(PolicyOptions):
         shortlist: how many of the open candidates, the best by their own expected improvement, are drawn jointly.
         samples: points sampled where the space cannot be listed.
         restarts: starts of the gradient search on a box.
+        refine: on a finite space, score the best of the shortlist again with botorch, where the surrogate can be asked
+            by it; its draws of single candidates are steadier, and it takes seconds.
     """
 
     draws: int = Field(default=256, ge=16, le=8192)
     shortlist: int = Field(default=512, ge=8, le=20000)
     samples: int = Field(default=1024, ge=16, le=100_000)
     restarts: int = Field(default=6, ge=1, le=64)
+    refine: bool = False
 
 
 class LogExpectedImprovement(Policy):
@@ -72,9 +76,7 @@ class LogExpectedImprovement(Policy):
         order = np.argsort(-marginal, kind="stable")
         order = promising(situation, pool, order, max(self.options.shortlist, 2 * situation.q))
         listed = [pool[i] for i in order]
-        drawn = draw(situation, listed, self.options.draws)
-        batch = greedy_batch(drawn, marginal[order], situation.q, worth=Worth(situation, listed))
-        facts = {"shortlist": len(order), "draws": self.options.draws}
+        batch, facts = self._batch(situation, listed, marginal[order])
         picks = []
         for place, score, gain in batch:
             i = int(order[place])
@@ -89,36 +91,20 @@ class LogExpectedImprovement(Policy):
             )
         return picks
 
+    def _batch(
+        self, situation: Situation, listed: list[Candidate], alone: Array
+    ) -> tuple[list[tuple[int, float, float]], dict[str, Any]]:
+        """Choose from the shortlist: position, score and expected gain of each pick; and how they were found."""
+        surrogate = situation.trained
+        if self.options.refine and isinstance(surrogate, HasBotorchView) and "botorch" in surrogate.supports():
+            from orchestrator.acquisition.refining import MOST, refined_batch  # noqa: PLC0415  imports torch
 
-class Worth:
-    """What counts beside the gain of each of n candidates: how likely it is to succeed, and what it costs next.
-
-    Args:
-        situation: gives both.
-        candidates: n.
-    """
-
-    def __init__(self, situation: Situation, candidates: Sequence[Candidate]) -> None:
-        self.situation = situation
-        self.candidates = candidates
-        self.success = situation.log_success(candidates)
-        self.slots = Slots(situation, candidates)
-        self.last: Candidate | None = None
-
-    def logs(self) -> Array:
-        """Return what is added to the logarithm of each candidate's gain, n."""
-        return self.success - self.situation.price(self.candidates, self.last)
-
-    def succeeds(self, i: int, s: int) -> Booleans:
-        """Say in which of s draws candidate i succeeds; without failures so far, in all."""
-        chance = float(np.exp(self.success[i]))
-        rng = np.random.default_rng(self.situation.seed_for(f"success {self.candidates[i].id}"))
-        return np.asarray(rng.random(s) < chance)
-
-    def take(self, i: int) -> None:
-        """Count candidate i as picked: its place is filled, and changes are counted from it on."""
-        self.last = self.candidates[i]
-        self.slots.take(i)
+            refined = refined_batch(situation, surrogate.to_botorch(), listed, alone, self.options.draws)
+            if refined is not None:
+                return refined, {"shortlist": min(len(listed), MOST), "draws": self.options.draws, "refined": True}
+        drawn = draw(situation, listed, self.options.draws)
+        batch = greedy_batch(drawn, alone, situation.q, Worth(situation, listed))
+        return batch, {"shortlist": len(listed), "draws": self.options.draws}
 
 
 def greedy_batch(drawn: Draws, marginal: Array, q: int, worth: Worth) -> list[tuple[int, float, float]]:
