@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -102,10 +103,7 @@ class Ax(Policy):
         ]
         adapter = _fitted(situation.problem, parameters, _linear(space, at), told, known.results)
         pending = [_features(point) for point in ahead]
-        metrics = _metrics(situation.problem)
-        made = adapter.gen(
-            n=situation.q + SPARE, pending_observations=dict.fromkeys(metrics, pending) if pending else None
-        )
+        made = adapter.gen(n=situation.q + SPARE, pending_observations=_ahead(pending, situation.problem))
         proposed: list[dict[str, Value]] = [
             {axis.name: _within(axis, arm.parameters[at[axis.name]]) for axis in axes} for arm in made.arms
         ]
@@ -269,11 +267,15 @@ def _features(point: dict[str, Any]) -> Any:
     return ObservationFeatures(parameters=dict(point))
 
 
+def _ahead(pending: list[Any], problem: Problem) -> dict[str, list[Any]] | None:
+    """Say for each metric what is pending: copies, since Ax rewrites what it is given in place."""
+    return {name: deepcopy(pending) for name in _metrics(problem)} if pending else None
+
+
 def _scores(adapter: Any, asked: list[Any], pending: list[Any], problem: Problem) -> Array:
     """Return Ax's acquisition function at each candidate, n."""
-    ahead = dict.fromkeys(_metrics(problem), pending) if pending else None
     parts = [
-        adapter.evaluate_acquisition_function(asked[i : i + CHUNK], pending_observations=ahead)
+        adapter.evaluate_acquisition_function(asked[i : i + CHUNK], pending_observations=_ahead(pending, problem))
         for i in range(0, len(asked), CHUNK)
     ]
     return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])

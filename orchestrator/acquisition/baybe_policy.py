@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 WHO = "BayBE"
 GOALS = frozenset({"maximize", "minimize", "target", "window"})
 LISTED_VALUES = 64
-"""An integer axis with at most so many values is a list to BayBE; longer ones are continuous and rounded by us."""
+"""An integer axis with at most so many values is a list to BayBE; longer ones are continuous and rounded by us, and so
+are all where there are linear constraints: BayBE then searches every combination of listed values in turn."""
 SPARE = 2
 """Points asked for beyond q on a box: rounding to the resolution can make a point one that is closed."""
 
@@ -99,7 +100,7 @@ class Baybe(Policy):
 
         axes = space.axes()
         bound = {name for c in space.linear() for name in c.coefficients}
-        parameters = [_parameter(f"x{i}", axis, constrained=axis.name in bound) for i, axis in enumerate(axes)]
+        parameters = [_parameter(f"x{i}", axis, bound) for i, axis in enumerate(axes)]
         baybe_space = SearchSpace.from_product(parameters, _constraints(space))
         wanted = situation.q + SPARE
         if baybe_space.continuous.is_empty:
@@ -166,7 +167,7 @@ def _value(axis: Axis, value: Any, bound: set[str]) -> float | str:
     return float(round(number)) if axis.kind == "integer" else number
 
 
-def _parameter(name: str, axis: Axis, *, constrained: bool) -> Any:
+def _parameter(name: str, axis: Axis, bound: set[str]) -> Any:
     from baybe.parameters import (  # noqa: PLC0415  optional
         CategoricalParameter,
         NumericalContinuousParameter,
@@ -175,9 +176,9 @@ def _parameter(name: str, axis: Axis, *, constrained: bool) -> Any:
 
     if axis.kind == "categorical":
         return CategoricalParameter(name, axis.choices)
-    if axis.kind == "integer" and not constrained and not axis.log and axis.high - axis.low < LISTED_VALUES:
+    if axis.kind == "integer" and not bound and not axis.log and axis.high - axis.low < LISTED_VALUES:
         return NumericalDiscreteParameter(name, [float(v) for v in range(int(axis.low), int(axis.high) + 1)])
-    if axis.log and not constrained:
+    if axis.log and axis.name not in bound:
         return NumericalContinuousParameter(name, (math.log10(axis.low), math.log10(axis.high)))
     return NumericalContinuousParameter(name, (axis.low, axis.high))
 
