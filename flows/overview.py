@@ -134,7 +134,7 @@ class Overview:
 
     def goals(self) -> str:
         """Write what is pursued."""
-        objectives = [f"{o.goal} {o.property} ({o.unit}){_wanted(o)}" for o in self.problem.objectives]
+        objectives = [_goal(o) for o in self.problem.objectives]
         constraints = [
             f"{c.property} " + " and ".join(bound for bound in (_bound("≥", c.low), _bound("≤", c.high)) if bound)
             for c in self.problem.constraints
@@ -168,10 +168,11 @@ def dominated(problem: Problem, ranked: Sequence[Best]) -> float | None:
     return float(growth(np.stack(columns, axis=1), [True] * len(reached))[-1])
 
 
-def _wanted(objective: Objective) -> str:
-    if objective.target is not None:
-        return f" → {objective.target:g}"
-    return f" → {objective.window[0]:g} to {objective.window[1]:g}" if objective.window is not None else ""
+def _goal(objective: Objective) -> str:
+    name = f"{objective.property} ({objective.unit})"
+    if objective.window is not None:
+        return f"bring {name} into {objective.window[0]:g} to {objective.window[1]:g}"
+    return f"{objective.goal} {name}" + (f" → {objective.target:g}" if objective.target is not None else "")
 
 
 def number(value: float | None, digits: int = 4) -> str:

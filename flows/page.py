@@ -31,7 +31,9 @@ FEWEST = 2
 """Points that a plot needs to say anything."""
 
 BEST, PARITY, CALIBRATION = "Best so far", "Expected and measured", "Calibration"
-VOLUME = "Hypervolume"
+FRONT, VOLUME = "Front", "Hypervolume"
+PAIRS = 3
+"""Pairs of objectives that are drawn; the report has all of them."""
 Images = dict[str, bytes]
 
 
@@ -67,9 +69,10 @@ def plots(campaign: Campaign) -> Images:
     if len(facts.points) < FEWEST:
         return {}
     objective = facts.problem.objectives[0]
-    wanted: dict[str, tuple[drawing.Plot | list[drawing.Plot], bool]] = {BEST: (drawing.best_so_far(facts), False)}
+    wanted: dict[str, tuple[drawing.Plot, bool]] = {BEST: (drawing.best_so_far(facts), False)}
     if tradeoff.has_front(facts):
-        wanted[BEST] = (tradeoff.fronts(facts), False)
+        pairs = tradeoff.fronts(facts)[:PAIRS]
+        wanted = {f"{FRONT} {i}": (draw, len(pairs) > 1) for i, draw in enumerate(pairs, start=1)}
         wanted[VOLUME] = (tradeoff.volume(facts), False)
     judged = judge(facts.points, objective.property)
     if judged is not None and len(judged) >= FEWEST:
@@ -179,7 +182,9 @@ def _front(view: Overview, images: Images) -> list[str]:
         for b in view.front[:ROWS]
     ]
     title = f"## The front: {len(view.front)} candidates, hypervolume {number(view.hypervolume)}"
-    return [title, "\n".join(lines), *_image(images, VOLUME)]
+    pairs = [name for name in images if name.startswith(FRONT)]
+    drawn = _image(images, pairs[0]) if len(pairs) == 1 else _side_by_side(images, *pairs)
+    return [title, *drawn, "\n".join(lines), *_image(images, VOLUME)]
 
 
 def _cells(view: Overview, place: int, best: Best) -> list[str]:

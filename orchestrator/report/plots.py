@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 from orchestrator.domain import Objective
@@ -32,9 +32,6 @@ COLORS = {
 
 SIZES = {"png": (6.4, 3.4), "svg": (8.4, 3.5)}
 """Inches; at 100 dots an inch a PNG stays well below 50 kB, and an SVG fills the page with text of the page's size."""
-
-IN_A_ROW = 3
-"""Plots beside each other."""
 
 TAIL = 3.0
 """Interquartile ranges beyond which a value is drawn at the edge: one collapsed cell must not flatten the rest."""
@@ -164,13 +161,11 @@ def calibration(judged: Judged) -> Plot:
     return draw
 
 
-def render(
-    draw: Plot | Sequence[Plot], form: Literal["svg", "png"], *, square: bool = False, salt: str = "matloop"
-) -> bytes:
-    """Draw a plot, or several beside each other.
+def render(draw: Plot, form: Literal["svg", "png"], *, square: bool = False, salt: str = "matloop") -> bytes:
+    """Draw a plot.
 
     Args:
-        draw: from one of the functions above; several stand in rows of three.
+        draw: from one of the functions above.
         form: ``svg`` to stand inside the page, ``png`` for elsewhere.
         square: whether both axes mean the same.
         salt: makes ids unique among the plots of one page.
@@ -178,25 +173,20 @@ def render(
     Returns:
         The image. The same facts give the same bytes.
     """
-    draws = [draw] if callable(draw) else list(draw)
-    columns = min(len(draws), IN_A_ROW)
-    rows = -(-len(draws) // columns)
-    size = (4.2, 3.8) if square else SIZES[form] if len(draws) == 1 else (3.1 * columns, 2.8 * rows)
     from matplotlib import rc_context  # noqa: PLC0415  slow to import; only reports draw
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     style: Any = {**_style(), "svg.hashsalt": salt}
     with rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(4.2, 3.8) if square else SIZES[form], layout="constrained")
         FigureCanvasAgg(figure)
-        for place, one in enumerate(draws, start=1):
-            axes = figure.add_subplot(rows, columns, place)
-            one(axes)
-            axes.grid(visible=True, color=COLORS["grid"], linewidth=0.8)
-            axes.set_axisbelow(True)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.grid(visible=True, color=COLORS["grid"], linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
         out = io.BytesIO()
         if form == "png":
             figure.savefig(out, format="png", dpi=100, facecolor="white", metadata={"Software": None})
