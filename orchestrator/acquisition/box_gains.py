@@ -15,7 +15,7 @@ import torch
 
 from orchestrator.domain import Constraint, Objective
 
-LOWEST = -1e6
+LOWEST = -1e14
 """Stands for the logarithm of what is nothing even in logarithms; finite, so that gradients stay so."""
 LOG_2PI = math.log(2.0 * math.pi)
 FAR = -1e6

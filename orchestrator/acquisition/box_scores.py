@@ -36,6 +36,8 @@ CONSIDERED = 256
 SEVERAL = 32
 """Most draws with several objectives, where each one costs a front."""
 EVEN_ODDS = math.log(0.5)
+WORST = -1e6
+"""Logarithm below which odds are not told apart."""
 STEP = 1e-4
 """Coordinate difference for slopes of what has no gradient of its own."""
 
@@ -195,7 +197,7 @@ class Confidence(Torch):
         for j, constraint in self.goals.constraints:
             total = total + log_holds(constraint, told[j][0][0], told[j][1])
         weight = 10.0 * (self.spread[0] if bold.shape[1] == 1 else 1.0)
-        return value + weight * torch.where(total >= EVEN_ODDS, torch.zeros_like(total), total.clamp_min(LOWEST))
+        return value + weight * torch.where(total >= EVEN_ODDS, torch.zeros_like(total), total.clamp_min(WORST))
 
     def _volume(self, bold: torch.Tensor) -> torch.Tensor:
         reach = torch.minimum(bold[:, None], self.high) - self.low  # N × cells × k
