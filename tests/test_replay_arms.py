@@ -220,6 +220,22 @@ def test_direction_turns_the_objective_around(tmp_path: Path) -> None:
     assert int(turned.utility.argmax()) == int(truth.utility.argmin())
 
 
+def test_the_answers_of_a_table_that_is_the_instrument(tmp_path: Path) -> None:
+    """Without kept columns the campaign's own table is asked for every candidate, in the objective's unit."""
+    _, _, kept = prepare(write_campaign(tmp_path), None)
+    pool = {"path": "table.csv", "parameters": {"temperature": {"unit": "degC"}}, "label_column": "run"}
+    file = write_campaign(
+        tmp_path,
+        space={"use": "pool", "options": pool},
+        objectives=[{"property": "strength", "unit": "GPa", "goal": "maximize"}],
+    )
+    _, _, asked = prepare(file, None)
+    np.testing.assert_allclose(asked.values, kept.values / 1000.0)
+    nowhere = write_campaign(tmp_path, space={"use": "pool", "options": pool}, procedure=None, instruments=None)
+    with pytest.raises(ConfigError, match="keep"):
+        prepare(nowhere, None)
+
+
 def test_earlier_campaigns_are_one_arm_and_their_absence_another(tmp_path: Path) -> None:
     """With a database, a file that names an earlier campaign is replayed with and without its results."""
     first = write_campaign(tmp_path, name="first", budget={"trials": 10})
@@ -247,7 +263,7 @@ def test_scores_are_drawn_and_written(tmp_path: Path) -> None:
     ]  # fmt: skip
     write_page(scores, tmp_path / "page.html", title="a <b> c", asked="?", command="matloop replay")
     assert "a &lt;b&gt; c" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert draw_plot(scores, "svg").startswith(b"<svg")
+    assert b"<svg" in draw_plot(scores, "svg")
     rows = as_json(scores, work="w", command="c")["rows"]
     names = {row["metric"] for row in rows}
     assert {"EF_max", "hypervolume_10", "EF_max_minus_own", "ask_seconds"} <= names

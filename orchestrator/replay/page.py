@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ NAMES: Mapping[str, str] = {
     "accuracy": "share of the pool's classes right",
     "macro_f1": "F1, mean of the classes",
 }
-FORMS = (".png", ".svg")
+IN_A_ROW = 2
 
 
 def draw_plot(scores: Sequence[Score], form: str = "png") -> bytes:
@@ -40,8 +41,30 @@ def draw_plot(scores: Sequence[Score], form: str = "png") -> bytes:
         scores: one an arm.
         form: ``png`` or ``svg``.
     """
-    drawn = [_plot(scores, name) for name in scores[0].curves]
-    return plots.render(drawn if len(drawn) > 1 else drawn[0], "svg" if form == "svg" else "png", salt="replay")
+    from matplotlib import rc_context  # noqa: PLC0415  slow to import; not every replay draws
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  the same
+    from matplotlib.figure import Figure  # noqa: PLC0415  the same
+
+    names = list(scores[0].curves)
+    columns = min(len(names), IN_A_ROW)
+    rows = -(-len(names) // columns)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "replay", "font.size": 9.5}):
+        figure = Figure(figsize=(4.4 * columns, 3.2 * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        for place, name in enumerate(names, start=1):
+            axes = figure.add_subplot(rows, columns, place)
+            _plot(scores, name)(axes)
+            axes.grid(visible=True, color=plots.COLORS["grid"], linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        out = io.BytesIO()
+        kept = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+        figure.savefig(out, format=form, dpi=110, facecolor="white", metadata=kept)
+    return out.getvalue()
+
+
+def _drawn(scores: Sequence[Score], name: str) -> Markup:
+    return Markup(plots.render(_plot(scores, name), "svg", salt=name).decode())  # noqa: S704  drawn here
 
 
 def _plot(scores: Sequence[Score], name: str) -> plots.Plot:
@@ -147,7 +170,7 @@ def write_page(scores: Sequence[Score], path: Path, *, title: str, asked: str, c
         "version": provenance_version(),
         "made": f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "css": Markup(STYLE.read_text(encoding="utf-8")),  # noqa: S704  our own file
-        "plot": Markup(draw_plot(scores, "svg").decode()),  # noqa: S704  drawn here
+        "plots": [_drawn(scores, name) for name in scores[0].curves],
         "arms": [one.arm for one in scores],
         "rows": table_of(scores),
         "differences": differences(scores),

@@ -14,6 +14,7 @@ from orchestrator.domain import Array, Candidate, Problem, Row
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Parts
 from orchestrator.protocols import FiniteSpace
+from orchestrator.replay.looked_up import TABLE, look_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,21 +86,27 @@ def prepare(
 
 
 def known(config: CampaignConfig, parts: Parts, *, file: str = "") -> Truth:
-    """Gather what the pool's kept columns say of the modelled properties.
+    """Gather what the pool's kept columns, or else the campaign's own table, say of the modelled properties.
 
     Raises:
-        ConfigError: the space cannot be listed, or a property has no column.
+        ConfigError: the space cannot be listed, or a property stands nowhere.
     """
     problem = config.problem()
     if not isinstance(parts.space, FiniteSpace):
         message = f"replay needs a space that can be listed, such as a pool; {config.space.use!r} cannot"
         raise ConfigError(message, file=file, key="space.use")
     candidates = tuple(parts.space.candidates())
-    missing = [name for name in problem.properties if name not in candidates[0].attributes]
+    kept = [name for name in problem.properties if name in candidates[0].attributes]
+    asked = look_up(config, parts, candidates) if len(kept) < len(problem.properties) else {}
+    columns = {name: [_number(c, name, file) for c in candidates] for name in kept}
+    missing = [name for name in problem.properties if name not in {**asked, **columns}]
     if missing:
-        message = f"replay finds no column for {', '.join(missing)}: list it under space.options.keep"
+        message = (
+            f"replay finds no column for {', '.join(missing)}: list it under space.options.keep, or let the only step"
+            f" of the procedure be an instrument {TABLE!r} that has it"
+        )
         raise ConfigError(message, file=file, key="space.options.keep")
-    values = np.array([[_number(c, name, file) for name in problem.properties] for c in candidates])
+    values = np.array([{**asked, **columns}[name] for name in problem.properties]).T
     objective = problem.objectives[0]
     utility = objective.utility(values[:, problem.properties.index(objective.property)])
     return Truth(candidates, utility, values)
