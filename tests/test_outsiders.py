@@ -5,17 +5,22 @@ Where a package is missing its tests are skipped; the rows that optimisers are t
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from orchestrator import plugins
+from orchestrator import loop, plugins
 from orchestrator.acquisition import outsiders
 from orchestrator.acquisition.outsiders import Rows
 from orchestrator.acquisition.policy import Situation
+from orchestrator.campaign import Campaign
+from orchestrator.decisions import verify_decisions
 from orchestrator.domain import (
     Candidate,
     Constraint,
@@ -29,6 +34,7 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import IncompatibleError, PluginError
 from orchestrator.protocols import SearchSpace
+from orchestrator.record.store import CampaignStore
 from orchestrator.spaces.box import Box
 from orchestrator.spaces.listed import Listed
 
@@ -41,6 +47,7 @@ def there(name: str, *more: Any) -> Any:
 
 
 HERE = [there("baybe"), there("ax")]
+CAMPAIGNS = Path(__file__).parent.parent / "campaigns"
 STRENGTH = Problem((Objective("strength", "MPa", "maximize"),))
 BOWL = [(x / 10, y / 10, word) for x in range(10) for y in range(10) for word in ("air", "argon")]
 
@@ -206,6 +213,20 @@ def test_what_it_cannot_do_is_refused(name: str) -> None:
             ask(name, POOL, bounded, dataset)
     else:
         assert ask(name, POOL, bounded, dataset)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_example_runs_and_its_decisions_can_be_recomputed(name: str, tmp_path: Path) -> None:
+    """A whole campaign: the optimiser chooses after the initial design, and a decision is a function of the record."""
+    text = (CAMPAIGNS / "other_optimiser.yaml").read_text(encoding="utf-8")
+    (tmp_path / "other.yaml").write_text(text.replace("{use: baybe}", f"{{use: {name}}}"), encoding="utf-8")
+    shutil.copy(CAMPAIGNS / "ageing.csv", tmp_path)
+    store = CampaignStore.open(tmp_path / "test.db")
+    campaign = Campaign.create(tmp_path / "other.yaml", store=store, actor="test")
+    asyncio.run(loop.run(campaign))
+    trials = campaign.store.trials(campaign.name)
+    assert [t.proposal.policy for t in trials if t.proposal].count(name) == 5
+    assert verify_decisions(campaign) == []
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
