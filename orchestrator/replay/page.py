@@ -64,7 +64,7 @@ def draw_plot(scores: Sequence[Score], form: str = "png") -> bytes:
 
 
 def _drawn(scores: Sequence[Score], name: str) -> Markup:
-    return Markup(plots.render(_plot(scores, name), "svg", salt=name).decode())  # noqa: S704  drawn here
+    return Markup(plots.render(_plot(scores, name), "svg", square=True, salt=name).decode())  # noqa: S704  drawn here
 
 
 def _plot(scores: Sequence[Score], name: str) -> plots.Plot:
@@ -117,10 +117,16 @@ def table_of(scores: Sequence[Score]) -> list[list[str]]:
         *((named(name), [one.learned.get(name, {}) for one in scores]) for name in scores[0].learned),
     ):
         marks = _shown([m for table in tables for m in table])
-        rows += [[f"{head} after {mark}", *(written(table.get(mark)) for table in tables)] for mark in marks]
+        rows += [[f"{head} after {mark}", *(written(_until(table, mark)) for table in tables)] for mark in marks]
     rows.append(["seconds a decision", *(f"{one.ask_seconds[0]:.2g}" for one in scores)])
     rows.append(["peak memory, MiB", *(f"{one.ask_peak_mib:.0f}" if one.ask_peak_mib else "–" for one in scores)])
     return rows
+
+
+def _until(table: Mapping[int, Interval], mark: int) -> Interval | None:
+    """Return what stood after so many measurements: of campaigns that ended before, what they ended with."""
+    before = [m for m in table if m <= mark]
+    return table[max(before)] if before else None
 
 
 def _shown(marks: Sequence[int]) -> list[int]:
