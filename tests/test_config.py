@@ -178,6 +178,24 @@ def test_policy_without_surrogate_needs_none(tmp_path: Path) -> None:
     assert "parameters" in checked.surrogate.supports()
 
 
+def test_what_does_not_go_together_is_refused_with_what_would(tmp_path: Path) -> None:
+    """A policy that asks too much, and a surrogate blind to the space, are refused; the file as advised passes."""
+    wrong = (
+        ("acquisition: {use: random}", "surrogate: {use: multi_fidelity, options: {surrogate: gaussian_process}}"),
+        ("budget:", "acquisition: {use: phase_boundary}\nbudget:"),
+    )
+    error = refused(write(tmp_path, GOOD, *wrong))
+    assert error.key == "acquisition.use"
+    assert "needs classes of a surrogate, and 'multi_fidelity'" in str(error)
+    assert "what works here: the surrogate 'phase_classifier', or with 'multi_fidelity' the policy '" in str(error)
+    blind = ("acquisition: {use: random}", "acquisition: {use: greedy}\nsurrogate: {use: composition_gp}")
+    error = refused(write(tmp_path, GOOD, blind))
+    assert error.key == "surrogate.use"
+    assert "use 'gaussian_process' or " in str(error)
+    advised = (blind[0], blind[1].replace("composition_gp", "gaussian_process"))
+    assert check(load_campaign(write(tmp_path, GOOD, advised))).surrogate is not None
+
+
 def test_by_hand_needs_no_instrument(tmp_path: Path) -> None:
     """Without a procedure people measure, so any objective may be pursued."""
     start, end = GOOD.index("instruments:"), GOOD.index("acquisition:")

@@ -87,11 +87,13 @@ def _other_levels(old: CampaignConfig, new: CampaignConfig) -> Iterator[tuple[Pa
         if after is None:
             yield ("fidelities",), f"with {name!r}", "without it", "results of that fidelity may be recorded"
         elif _steps(before.procedure) != _steps(after.procedure):
-            shown = [" → ".join(s.step for s in one.procedure) or "by hand" for one in (before, after)]
-            yield ("fidelities", name, "procedure"), *shown, OTHER_MEANING
+            was, now = (" → ".join(s.step for s in one.procedure) or "by hand" for one in (before, after))
+            yield ("fidelities", name, "procedure"), was, now, OTHER_MEANING
     if old.earlier != new.earlier:
-        names = [", ".join(f"{e.campaign} (weight {e.weight:g})" for e in one.earlier) or "none" for one in (old, new)]
-        yield ("earlier",), *names, "a campaign keeps what it started from"
+        was, now = (
+            ", ".join(f"{e.campaign} (weight {e.weight:g})" for e in one.earlier) or "none" for one in (old, new)
+        )
+        yield ("earlier",), was, now, "a campaign keeps what it started from"
 
 
 def _steps(procedure: Sequence[StepConfig]) -> list[StepConfig]:

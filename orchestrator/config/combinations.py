@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from orchestrator import plugins
 from orchestrator.protocols import AcquisitionPolicy, Support, Surrogate
@@ -47,10 +48,9 @@ def policies_for(supports: frozenset[Support]) -> list[str]:
     return found
 
 
-def _built(kind: str, name: str, allowed_modules: Sequence[str] = ()) -> object:
+def _built(kind: str, name: str, allowed_modules: Sequence[str] = ()) -> Any:
     """Build a plug-in with its default options; None where it has to be told more, or is not complete here."""
     try:
-        made: object = plugins.build(kind, name, {}, allowed_modules=allowed_modules)
+        return plugins.build(kind, name, {}, allowed_modules=allowed_modules)
     except Exception:  # noqa: BLE001  a plug-in that cannot be built is no suggestion, whatever its reason
         return None
-    return made
