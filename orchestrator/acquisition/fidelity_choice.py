@@ -266,8 +266,9 @@ def _informs(
 
     A surrogate that cannot tell has learned from the target alone; then the shared candidates say what they can.
     """
-    if isinstance(surrogate, JudgesFidelities):
-        return surrogate.informs(candidates, below)
+    judge: object = surrogate  # mypy takes the two protocols to exclude each other
+    if isinstance(judge, JudgesFidelities):
+        return judge.informs(candidates, below)
     shares = [rank_correlation(dataset, problem, name)[0] ** 2 for name in below]
     return np.tile(np.array(shares), (len(candidates), 1))
 
