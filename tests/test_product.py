@@ -17,8 +17,10 @@ from orchestrator.acquisition.product_search import promising
 from orchestrator.acquisition.situation import Situation
 from orchestrator.acquisition.thompson import Thompson
 from orchestrator.config.defaults import default_surrogate
+from orchestrator.config.past_results import TableOptions, read_table
+from orchestrator.config.procedure import offered
 from orchestrator.domain import Budget, Candidate, Dataset, Objective, Outcome, Problem, Row
-from orchestrator.errors import SpaceError
+from orchestrator.errors import MatloopError, SpaceError
 from orchestrator.protocols import BoxSpace, FiniteSpace, ProductSpace
 from orchestrator.spaces.product import Product
 from orchestrator.surrogates.gaussian_process import GaussianProcess
@@ -133,6 +135,31 @@ def test_wrong_factors_are_refused(tmp_path: Path) -> None:
     watched["options"]["watch"] = True
     with pytest.raises(SpaceError, match="take 'watch' out"):
         Product(Product.Options.model_validate({"of": watched, "with": box}, context={"base": str(tmp_path)}))
+
+
+def test_past_results_name_material_and_settings(tmp_path: Path) -> None:
+    """A row of a table becomes the pair that it names; a temperature outside of the box is refused."""
+    space = product(tmp_path)
+    table = tmp_path / "past.csv"
+    table.write_text("salt,T,gas,y\nNaCl,700,air,3.5\nKBr,810.5,argon,4\n", encoding="utf-8")
+    mapping = {"candidate": "salt", "temperature": {"column": "T", "unit": "degC"}}
+    options = TableOptions.model_validate({"file": table, "mapping": mapping})
+    first, second = read_table(options, space, PROBLEM).rows
+    assert (first.candidate.composition, dict(first.candidate.parameters)) == (
+        "NaCl",
+        {"temperature": 700, "gas": "air"},
+    )
+    assert space.split(second.candidate)[1].parameters["temperature"] == 810.5
+    table.write_text("salt,T,gas,y\nNaCl,1700,air,3.5\n", encoding="utf-8")
+    with pytest.raises(MatloopError, match="temperature is 1700 degC; the box goes from 500 to 1000"):
+        read_table(options, space, PROBLEM)
+
+
+def test_steps_are_checked_against_both_factors(tmp_path: Path) -> None:
+    """What an instrument may be asked for comes from the box with its unit and range, and from the materials."""
+    parameters = offered(product(tmp_path))
+    assert set(parameters) == {"temperature", "gas"}
+    assert (parameters["temperature"].unit, parameters["temperature"].high) == ("degC", 1000.0)
 
 
 def test_interaction_is_learned(learned: tuple[Any, GaussianProcess, Dataset]) -> None:

@@ -57,9 +57,12 @@ def listing(space: FiniteSpace) -> Listing:
     if isinstance(space, ColumnarSpace):
         return space
     candidates = space.candidates()
-    known = _KNOWN.get(space)
-    if known is None or known.listed is not candidates:
-        known = _KNOWN[space] = _Sorted(candidates)
+    try:
+        known = _KNOWN.get(space)
+        if known is None or known.listed is not candidates:
+            known = _KNOWN[space] = _Sorted(candidates)
+    except TypeError:  # a space from outside that cannot be a key
+        return _Sorted(candidates)
     return known
 
 
