@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator import plugins
 from orchestrator.acquisition.covariances import Covariances
@@ -122,6 +124,26 @@ def test_a_box_is_searched(name: str, options: dict[str, Any]) -> None:
     assert [p.candidate.id for p in one] == [p.candidate.id for p in two]
     assert len({p.candidate.id for p in one}) == 2
     assert all(0.0 <= float(p.candidate.parameters["x"]) <= 1.0 for p in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("integrated_variance", {"points": 16, "shortlist": 12}), ("level_set", {"level": 0.0, "shortlist": 8})],
+)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_batch_is_new_and_does_not_depend_on_the_order_of_the_pool(
+    name: str, options: dict[str, Any], data: st.DataObject
+) -> None:
+    """Nothing measured, pending, closed or twice is proposed, and a permuted pool gives the same batch."""
+    order = data.draw(st.permutations(list(range(len(LINE)))))
+    known, pending, closed = ([LINE[i] for i in order[a:b]] for a, b in ((0, 6), (6, 8), (8, 12)))
+    asked = {"q": 4, "pending": tuple(pending), "closed": frozenset(c.id for c in closed)}
+    picks = [p.candidate.id for p in choose(name, options, known, **asked)]
+    assert len(set(picks)) == 4
+    assert not {c.id for c in (*known, *pending, *closed)} & set(picks)
+    permuted = ListSpace([LINE[i] for i in order])
+    assert picks == [p.candidate.id for p in choose(name, options, known, **asked, space=permuted)]
 
 
 CAMPAIGNS = Path(__file__).parent.parent / "campaigns"

@@ -104,11 +104,13 @@ def test_what_cannot_be_learned_is_refused(tmp_path: Path) -> None:
         PhaseClassifier().save(tmp_path)
 
 
-def choose(surrogate: Any, known: list[Candidate], q: int = 3, **options: Any) -> Any:
+def choose(
+    surrogate: Any, known: list[Candidate], q: int = 3, space: list[Candidate] | None = None, **options: Any
+) -> Any:
     """Ask the policy for q candidates."""
     return PhaseBoundary(PhaseBoundaryOptions(**options)).select(
         surrogate,
-        ListSpace(GRID),  # type: ignore[arg-type]
+        ListSpace(space or GRID),  # type: ignore[arg-type]
         q=q,
         problem=PROBLEM,
         dataset=labelled(known),
@@ -133,6 +135,15 @@ def test_it_goes_where_the_phase_is_unclear(score: str) -> None:
     assert np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(3, 1)].mean() > 0.4
     assert "least known" in picks[0].reason
     assert picks[0].details["chances"]["phase"].keys() == {"0", "1", "2"}
+
+
+def test_a_batch_is_new_whatever_the_order_of_the_pool() -> None:
+    """Nothing measured or twice is proposed, and a permuted pool gives the same batch."""
+    known, surrogate = some(24), fitted()
+    picks = [p.candidate.id for p in choose(surrogate, known, q=5, shortlist=8)]
+    assert len(set(picks)) == 5
+    assert not {c.id for c in known} & set(picks)
+    assert picks == [p.candidate.id for p in choose(surrogate, known, q=5, shortlist=8, space=GRID[::-1])]
 
 
 def test_one_phase_alone_says_nothing() -> None:
