@@ -20,6 +20,8 @@ ENTRANCES = (
     "config.defaults",
     "surrogates.gaussian_process",
 )
+ASIDE = ("acquisition.words", "surrogates.explanation")
+"""What only speaks of a choice, and never changes it."""
 ROOMS = ("acquisition", "pareto", "surrogates")
 
 
@@ -40,7 +42,7 @@ def used() -> tuple[Path, ...]:
     while left:
         name = left.pop()
         path = (ROOT / "orchestrator" / name.replace(".", "/")).with_suffix(".py")
-        if name in found or not path.exists():
+        if name in found or name in ASIDE or not path.exists():
             continue
         found[name] = path
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
