@@ -16,6 +16,7 @@ import numpy as np
 
 from orchestrator import plugins
 from orchestrator.abilities import Explains, ExplainsItsNetwork
+from orchestrator.config.defaults import MULTI_FIDELITY, default_surrogate
 from orchestrator.config.read import load_lab
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Candidate, Dataset, Explanation, Problem
@@ -138,13 +139,18 @@ def restored(store: HoldsFits, name: str, dataset: Dataset) -> Surrogate:
     info = store.campaign(name)
     config = CampaignConfig.model_validate(dict(info.config))
     fit = proposing(store, name)
-    own = config.surrogate is not None and config.surrogate.use == fit.surrogate
     lab = info.links.get("lab")
+    base = str(Path(info.file).parent) if info.file else None
+    used = config.surrogate
+    if used is None and fit.surrogate == MULTI_FIDELITY:  # what is inside of it depends on the space
+        modules = load_lab(lab).allowed_modules if lab and ":" in config.space.use else ()
+        space = plugins.build("spaces", config.space.use, config.space.options, base=base, allowed_modules=modules)
+        used = default_surrogate(space, config)
     surrogate: Surrogate = plugins.build(
         "surrogates",
         fit.surrogate,
-        config.surrogate.options if own and config.surrogate is not None else {},
-        base=str(Path(info.file).parent) if info.file else None,
+        used.options if used is not None and used.use == fit.surrogate else {},
+        base=base,
         allowed_modules=load_lab(lab).allowed_modules if lab and ":" in fit.surrogate else (),
     )
     surrogate.load(store.fit_folder(fit.id), config.problem())
