@@ -113,13 +113,13 @@ def _chosen(store: CampaignStore, name: str, trial: TrialInfo, decision: Decisio
 
 def _predictions(trial: TrialInfo, dataset: Dataset, units: Mapping[str, str]) -> list[dict[str, Any]]:
     came = {row.property: row.value for row in dataset.rows if row.trial == trial.number and row.value is not None}
+    chances = trial.proposal.details.get("chances", {})  # of the classes, where the property has some
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys([*trial.proposal.mean, *(key for key in came if key in units)]):
         mean, sd, value = trial.proposal.mean.get(name), trial.proposal.sd.get(name), came.get(name)
         off = (value - mean) / sd if mean is not None and sd and value is not None else None
-        rows.append(
-            {"property": name, "unit": units.get(name, ""), "mean": mean, "sd": sd, "measured": value, "z": off}
-        )
+        said = {"mean": mean, "sd": sd, "chances": dict(chances.get(name, {})), "measured": value, "z": off}
+        rows.append({"property": name, "unit": units.get(name, ""), **said})
     return rows
 
 
@@ -319,8 +319,12 @@ def _predicted(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     for row in rows:
         unit = "" if row["unit"] == "dimensionless" else f" ({row['unit']})"
         said = "–" if row["mean"] is None else f"{number(row['mean'])} ± {number(row['sd'], 2)}"
-        off = "" if row["z"] is None else f"{row['z']:+.1f} sd" + ("" if abs(row["z"]) <= Z_90 else ": a surprise")
-        style = "yellow" if row["z"] is not None and abs(row["z"]) > Z_90 else "dim"
+        z = row["z"]
+        if row.get("chances"):  # numbers that name classes: their mean says nothing
+            likely = sorted(row["chances"].items(), key=lambda item: -item[1])[:2]
+            said, z = " or ".join(f"{one} ({p:.0%})" for one, p in likely), None
+        off = "" if z is None else f"{z:+.1f} sd" + ("" if abs(z) <= Z_90 else ": a surprise")
+        style = "yellow" if z is not None and abs(z) > Z_90 else "dim"
         table.add_row(f"{row['property']}{unit}", said, number(row["measured"]), f"[{style}]{off}[/]" if off else "")
     return table
 
@@ -359,7 +363,7 @@ def _done(content: Mapping[str, Any]) -> list[RenderableType]:
     shown_lines: list[RenderableType] = [Text(line, style="dim") for line in lines]
     shown_lines += [
         Text.assemble(
-            (f"{m['property']} = {number(m['value'], 6)} {m['unit']}", "bold"),
+            (f"{m['property']} = {number(m['value'], 6)} {m['unit']}".removesuffix(" dimensionless"), "bold"),
             f" ± {number(m['std_error'], 2)}" if m["std_error"] is not None else "",
             (f" ({m['quality']}, {m['at']}{', ' + m['step'] if m['step'] else ''})", "dim"),
         )
