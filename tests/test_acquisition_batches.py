@@ -21,6 +21,8 @@ HARDNESS = Problem((Objective("hardness", "GPa", "maximize"),))
 POLICIES = (
     "diverse",
     "greedy",
+    "integrated_variance",
+    "level_set",
     "log_expected_improvement",
     "pandoras_box",
     "probability_of_optimality",
@@ -28,6 +30,8 @@ POLICIES = (
     "thompson",
     "upper_confidence_bound",
 )
+NEEDED: dict[str, dict[str, Any]] = {"level_set": {"level": 10.0}}
+"""Options that a policy cannot do without."""
 
 
 @dataclass
@@ -116,7 +120,7 @@ def test_no_system_fills_a_batch(name: str, metals: tuple[list[Candidate], Datas
     pool, data, forest = metals
     known = {row.candidate.id for row in data.rows}
     tungsten = [c for c in pool if "W" in fractions(c) and c.id not in known]
-    options: dict[str, Any] = {"most_per_system": 1}
+    options: dict[str, Any] = {"most_per_system": 1, **NEEDED.get(name, {})}
     if name in {"log_expected_improvement", "pandoras_box", "probability_of_optimality", "upper_confidence_bound"}:
         options["shortlist"] = 8
     made = choose(name, options, pool, data, surrogate=forest)
@@ -134,7 +138,7 @@ def test_a_batch_is_filled_up_where_the_cap_leaves_too_few(
 ) -> None:
     """Five picks from four systems: the fifth goes beyond the cap and says so."""
     pool, data, forest = metals
-    made = choose(name, {"most_per_system": 1}, pool, data, surrogate=forest, q=5)
+    made = choose(name, {"most_per_system": 1, **NEEDED.get(name, {})}, pool, data, surrogate=forest, q=5)
     assert len(made) == 5
     assert ["most_per_system" in p.details for p in made] == [False] * 4 + [True]
 

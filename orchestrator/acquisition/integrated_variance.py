@@ -18,6 +18,7 @@ from orchestrator.acquisition.covariances import Covariances
 from orchestrator.acquisition.learning import LearningPolicy, learned_columns, thinned
 from orchestrator.acquisition.policy import Pick, PolicyOptions, Situation, check_finite, predict
 from orchestrator.acquisition.ranking import refined
+from orchestrator.acquisition.slots import Slots
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate
 from orchestrator.protocols import BoxSpace, FiniteSpace, Support
@@ -121,15 +122,16 @@ class IntegratedVariance(LearningPolicy):
         prediction = predict(situation.trained, [known[i] for i in at])
         columns = learned_columns(situation.problem)
         names = [situation.problem.properties[j] for j in columns]
-        success = np.exp(situation.log_success([known[i] for i in at]))
-        free = np.ones(len(at), dtype=bool)
+        listed = [known[i] for i in at]
+        success, slots, last = situation.log_success(listed), Slots(situation, listed), situation.before
         picks = []
         for _ in range(min(situation.q, len(at))):
             typical = np.sqrt(covariances.variances()[stand].mean(axis=0))
             shares = _shares(covariances, at, stand)
-            gains = shares.mean(axis=1) * success
-            best = int(np.lexsort((-gains, ~free))[0])
-            free[best] = False
+            gains = shares.mean(axis=1) * np.exp(success - situation.price(listed, last))
+            best = int(np.lexsort((-gains, ~slots.open()))[0])
+            slots.take(best)
+            last = listed[best]
             told = ", ".join(
                 f"{share:.1%} of the variance of {name}" for name, share in zip(names, shares[best], strict=True)
             )

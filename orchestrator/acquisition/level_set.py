@@ -18,6 +18,7 @@ from orchestrator.acquisition.covariances import Covariances
 from orchestrator.acquisition.learning import LearningPolicy
 from orchestrator.acquisition.policy import Pick, PolicyOptions, Situation, check_finite, predict
 from orchestrator.acquisition.ranking import searched
+from orchestrator.acquisition.slots import Slots, promising
 from orchestrator.acquisition.words import expected
 from orchestrator.domain import Array, Candidate, Prediction
 from orchestrator.errors import IncompatibleError
@@ -113,7 +114,7 @@ class LevelSet(LearningPolicy):
         order = np.argsort(-values, kind="stable")
         if situation.q == 1 and not situation.pending:
             return [(int(order[0]), float(values[order[0]]))]
-        listed = order[: max(self.options.shortlist, 2 * situation.q)]
+        listed = promising(situation, pool, order, max(self.options.shortlist, 2 * situation.q))
         known = [*situation.pending, *(pool[i] for i in listed)]
         seed = situation.seed_for("draws")
         drawn = np.asarray(situation.trained.draw(known, self.options.draws, seed), dtype=np.float64)[..., [j]]
@@ -123,13 +124,13 @@ class LevelSet(LearningPolicy):
         for k in range(first):
             covariances.include(k)
         some = Prediction(prediction.mean[listed], prediction.epistemic[listed], prediction.noise[listed])
-        free = np.ones(len(listed), dtype=bool)
+        slots = Slots(situation, [pool[i] for i in listed])
         picks = []
         for _ in range(min(situation.q, len(listed))):
             values = self._straddle(some, j, covariances.left()[first:, 0])
             values = _likely(situation, known[first:], values)
-            best = int(np.lexsort((-values, ~free))[0])
-            free[best] = False
+            best = int(np.lexsort((-values, ~slots.open()))[0])
+            slots.take(best)
             picks.append((int(listed[best]), float(values[best])))
             covariances.include(first + best)
         return picks

@@ -17,6 +17,7 @@ from orchestrator.abilities import Classifies
 from orchestrator.acquisition.learning import LearningPolicy, learned_columns
 from orchestrator.acquisition.policy import NonFiniteValues, Pick, PolicyOptions, Situation, check_finite
 from orchestrator.acquisition.ranking import searched
+from orchestrator.acquisition.slots import Slots, promising
 from orchestrator.domain import Array, Candidate
 from orchestrator.errors import IncompatibleError
 from orchestrator.protocols import Support
@@ -116,7 +117,7 @@ class PhaseBoundary(LearningPolicy):
         order = np.argsort(-values, kind="stable")
         if situation.q == 1 and not situation.pending:
             return [(int(order[0]), float(values[order[0]]))]
-        listed = order[: max(self.options.shortlist, 2 * situation.q)]
+        listed = promising(situation, pool, order, max(self.options.shortlist, 2 * situation.q))
         known = [*(pool[i] for i in listed), *situation.pending]
         drawn = [self._chances(situation, known, name) for name in self._names(situation)]
         each = np.concatenate(drawn, axis=2)
@@ -126,11 +127,11 @@ class PhaseBoundary(LearningPolicy):
         left = values[listed].copy()
         for j in range(len(listed), len(known)):
             left *= _apart(each, j)[: len(listed)]
-        free = np.ones(len(listed), dtype=bool)
+        slots = Slots(situation, [pool[i] for i in listed])
         picks = []
         for _ in range(min(situation.q, len(listed))):
-            best = int(np.lexsort((-left, ~free))[0])
-            free[best] = False
+            best = int(np.lexsort((-left, ~slots.open()))[0])
+            slots.take(best)
             picks.append((int(listed[best]), float(left[best])))
             left = left * _apart(each, best)[: len(listed)]
         return picks
