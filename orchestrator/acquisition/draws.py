@@ -59,7 +59,9 @@ class Draws:
         return after
 
 
-def draw(situation: Situation, candidates: list[Candidate], s: int, purpose: str = "draws") -> Draws:
+def draw(
+    situation: Situation, candidates: list[Candidate], s: int, purpose: str = "draws", *, good: float = 0.0
+) -> Draws:
     """Draw candidates together with everything measured and pending.
 
     Args:
@@ -67,6 +69,7 @@ def draw(situation: Situation, candidates: list[Candidate], s: int, purpose: str
         candidates: n.
         s: how many functions.
         purpose: names the seed.
+        good: see `Front`.
 
     Returns:
         The draws.
@@ -90,6 +93,7 @@ def draw(situation: Situation, candidates: list[Candidate], s: int, purpose: str
         allowed[:, :n0] & known_feasible(labels.values, problem)[None, :],
         reference(situation, value.reshape(-1, value.shape[-1])),
         floor=value[..., 0].min(axis=1),
+        good=good,
     )
     odds = np.exp(situation.log_success(situation.pending))
     luck = np.random.default_rng(situation.seed_for("success of pending")).random((s, len(odds)))

@@ -84,15 +84,17 @@ class Front:
         allowed: whether they satisfy the constraints, s × n0.
         reference: k utilities, the corner from which hypervolume is counted; unused with one objective.
         floor: utility that counts as reached where nothing feasible is, one a draw (s); used with one objective.
+        good: with one objective, the share of the reached points over whose poorest a gain is counted; 0: the best.
     """
 
-    def __init__(self, reached: Array, allowed: Booleans, reference: Array, floor: Array) -> None:
+    def __init__(self, reached: Array, allowed: Booleans, reference: Array, floor: Array, good: float = 0.0) -> None:
         self.k = reached.shape[-1]
         self.reference = reference
+        self.good, self.floor = good, floor
         masked = np.where(allowed[..., None], reached, -np.inf)
         if self.k == 1:
-            self.best = np.maximum(masked[..., 0].max(axis=1, initial=-np.inf), -np.inf)
-            self.best = np.where(np.isfinite(self.best), self.best, floor)
+            self.reached = masked[..., 0]
+            self.best = self._bar()
         else:
             self.fronts = [nondominated(draw[np.isfinite(draw).all(axis=1)], reference) for draw in masked]
 
@@ -116,14 +118,35 @@ class Front:
     def include(self, values: Array, allowed: Booleans) -> None:
         """Count one candidate as reached: its utilities, s × k, and whether each draw is feasible, s."""
         if self.k == 1:
-            self.best = np.where(allowed, np.maximum(self.best, values[:, 0]), self.best)
+            self.reached = np.column_stack([self.reached, np.where(allowed, values[:, 0], -np.inf)])
+            self.best = self._bar()
             return
         for i in np.flatnonzero(allowed):
             self.fronts[i] = nondominated(np.concatenate([self.fronts[i], values[i : i + 1]]), self.reference)
 
+    def _bar(self) -> Array:
+        """Return the utility over which a gain is counted in each draw, s."""
+        best = nth_best(self.reached, self.good)
+        return np.where(np.isfinite(best), best, self.floor)
+
     def volume(self) -> Array:
         """Return the dominated hypervolume of each draw, s; several objectives only."""
         return np.array([hypervolume(front, self.reference) for front in self.fronts])
+
+
+def nth_best(reached: Array, good: float) -> Array:
+    """Return the poorest of the good ones among n reached utilities, s.
+
+    Args:
+        reached: s × n; what does not count is minus infinity.
+        good: share of those that count; at least the best one is good.
+    """
+    s, n = reached.shape
+    if n == 0:
+        return np.full(s, -np.inf)
+    counted = np.isfinite(reached).sum(axis=1)
+    place = np.clip(np.ceil(good * counted).astype(int), 1, n) - 1
+    return np.asarray(-np.sort(-reached, axis=1)[np.arange(s), place], dtype=np.float64)
 
 
 def hypervolume_gains(front: Array, values: Array, reference: Array) -> Array:

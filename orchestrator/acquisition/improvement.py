@@ -24,7 +24,7 @@ from orchestrator.acquisition.slots import promising
 from orchestrator.acquisition.words import expected, hope_in_words
 from orchestrator.acquisition.worth import Worth
 from orchestrator.domain import Array, Candidate
-from orchestrator.protocols import Support
+from orchestrator.protocols import FiniteSpace, Support
 
 
 class ImprovementOptions(PolicyOptions):
@@ -35,6 +35,9 @@ class ImprovementOptions(PolicyOptions):
         shortlist: how many of the open candidates, the best by their own expected improvement, are drawn jointly.
         samples: points sampled where the space cannot be listed.
         restarts: starts of the gradient search on a box.
+        good: on a space that can be listed, with one objective: the share of the measured candidates that count as
+            good; improvement is expected over the poorest of them. A candidate of a pool is measured once, so that a
+            search goes on to the next best ones; 0 counts improvement over the best alone.
         refine: on a finite space, score the best of the shortlist again with botorch, where the surrogate can be asked
             by it; its draws of single candidates are steadier, and it takes seconds.
     """
@@ -43,6 +46,7 @@ class ImprovementOptions(PolicyOptions):
     shortlist: int = Field(default=512, ge=8, le=20000)
     samples: int = Field(default=1024, ge=16, le=100_000)
     restarts: int = Field(default=6, ge=1, le=64)
+    good: float = Field(default=0.2, ge=0.0, lt=1.0)
     refine: bool = False
 
 
@@ -71,7 +75,8 @@ class LogExpectedImprovement(Policy):
     def _pick_from_pool(self, situation: Situation) -> list[Pick]:
         pool = self.pool(situation, self.options.samples)
         prediction = predict(situation.trained, pool)
-        marginal = marginal_scores(situation, prediction, pool) - situation.price(pool)
+        good = self._good(situation)
+        marginal = marginal_scores(situation, prediction, pool, good=good) - situation.price(pool)
         check_finite(np.isfinite(marginal), "expected improvements")
         order = np.argsort(-marginal, kind="stable")
         order = promising(situation, pool, order, max(self.options.shortlist, 2 * situation.q))
@@ -80,7 +85,7 @@ class LogExpectedImprovement(Policy):
         picks = []
         for place, score, gain in batch:
             i = int(order[place])
-            reason = f"{hope_in_words(situation, prediction, i, gain)}; predicted {{}}"
+            reason = f"{hope_in_words(situation, prediction, i, gain, good)}; predicted {{}}"
             picks.append(
                 Pick(
                     pool[i],
@@ -90,6 +95,10 @@ class LogExpectedImprovement(Policy):
                 )
             )
         return picks
+
+    def _good(self, situation: Situation) -> float:
+        """Return the share of measured candidates that count as good; a point of a box can always be bettered."""
+        return self.options.good if isinstance(situation.space, FiniteSpace) else 0.0
 
     def _batch(
         self, situation: Situation, listed: list[Candidate], alone: Array
@@ -106,7 +115,7 @@ class LogExpectedImprovement(Policy):
             # nothing to be chosen or conditioned on together: the closed form has no noise of draws
             gain = float(np.exp(alone[0] + situation.price(listed[:1])[0]))
             return [(0, float(alone[0]), gain)], {"shortlist": len(listed), "draws": 0}
-        drawn = draw(situation, listed, self.options.draws)
+        drawn = draw(situation, listed, self.options.draws, good=self._good(situation))
         batch = greedy_batch(drawn, alone, situation.q, Worth(situation, listed))
         return batch, {"shortlist": len(listed), "draws": self.options.draws}
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import erfcx, log_ndtr, ndtr
 
 from orchestrator.acquisition.draws import known_feasible, reference
-from orchestrator.acquisition.gains import hypervolume_gains, pursued, utilities
+from orchestrator.acquisition.gains import hypervolume_gains, nth_best, pursued, utilities
 from orchestrator.acquisition.situation import SMALLEST, Situation, predict
 from orchestrator.domain import Array, Candidate, Constraint, Objective, Prediction
 
@@ -134,7 +134,7 @@ def log_feasible(situation: Situation, prediction: Prediction, candidates: Seque
 
 
 def marginal_scores(
-    situation: Situation, prediction: Prediction, candidates: Sequence[Candidate] | None = None
+    situation: Situation, prediction: Prediction, candidates: Sequence[Candidate] | None = None, *, good: float = 0.0
 ) -> Array:
     """Rank every candidate by itself: log expected improvement plus log probability of being feasible, n.
 
@@ -146,6 +146,8 @@ def marginal_scores(
         prediction: of the n candidates.
         candidates: the n candidates themselves, to add the logarithm of their probability of success; without them
             every trial is taken to succeed.
+        good: with one objective, the share of the measured points that count as good: improvement is counted over the
+            poorest of them; 0 counts it over the best.
     """
     problem = situation.problem
     goals = pursued(problem)
@@ -153,15 +155,14 @@ def marginal_scores(
     labels = situation.labels()
     if len(labels):
         reached = utilities(predict(situation.trained, labels.candidates).mean, problem)
-        good = known_feasible(labels.values, problem)
-        reached = reached[good]
+        reached = reached[known_feasible(labels.values, problem)]
     else:
         reached = np.zeros((0, len(goals)))
     if len(goals) == 1:
         objective = goals[0]
         j = problem.properties.index(objective.property)
         mean, sd = prediction.mean[:, j], prediction.epistemic[:, j]
-        best = float(reached.max()) if len(reached) else float(objective.utility(mean).min())
+        best = float(nth_best(reached[None, :, 0], good)[0]) if len(reached) else float(objective.utility(mean).min())
         return log_gain(objective, mean, sd, best) + allowed
     hopeful = optimistic(situation, prediction, 1.0)
     corner = reference(situation, hopeful)

@@ -29,8 +29,16 @@ def gain_in_words(situation: Situation, gain: float) -> str:
     return f"improvement {gain:.3g}{'' if unit == 'dimensionless' else ' ' + unit}"
 
 
-def hope_in_words(situation: Situation, prediction: Prediction, i: int, gain: float) -> str:
-    """Write what is hoped of candidate i; a window that is reached already cannot be bettered, only met again."""
+def hope_in_words(situation: Situation, prediction: Prediction, i: int, gain: float, good: float = 0.0) -> str:
+    """Write what is hoped of candidate i; a window that is reached already cannot be bettered, only met again.
+
+    Args:
+        situation: for goals and units.
+        prediction: of the candidates.
+        i: position.
+        gain: expected, in the objective's unit.
+        good: share of the measured candidates over whose poorest the gain is counted; 0: over the best.
+    """
     goals = pursued(situation.problem)
     if len(goals) == 1 and goals[0].window is not None and gain <= 0.0:
         low, high = goals[0].window
@@ -38,4 +46,5 @@ def hope_in_words(situation: Situation, prediction: Prediction, i: int, gain: fl
         j = situation.problem.properties.index(goals[0].property)
         odds = log_probability_feasible(inside, prediction.mean[[i], j], prediction.epistemic[[i], j])
         return f"inside the window, which is reached already, with probability {np.exp(odds[0]):.2g}"
-    return f"expected {gain_in_words(situation, gain)} over the best so far"
+    over = f"the best {good:.0%} so far" if good and len(goals) == 1 else "the best so far"
+    return f"expected {gain_in_words(situation, gain)} over {over}"
