@@ -255,6 +255,7 @@ class Planner:
         closed: frozenset[str],
         surrogate: Surrogate | None,
         purse: Purse | None = None,
+        summarised: bool = True,
     ) -> Chosen:
         """Choose up to q candidates.
 
@@ -267,6 +268,7 @@ class Planner:
             closed: what must not be proposed: ids, and at one fidelity `closed_at` names.
             surrogate: holding the fit; it is updated to `dataset` here.
             purse: what may be spent, where a trial's price follows `expenses`.
+            summarised: whether stopping rules will read the summary; without it a choice takes a third less time.
 
         Returns:
             The choice.
@@ -299,7 +301,7 @@ class Planner:
         proposals = self._affordable(partial(select, asked, self.parts.space), q, arguments, purse)
         if initial and several:
             arguments |= {"dataset": dataset.of_target, "closed": frozenset(k for k in closed if "@" not in k)}
-        summary = _summary(policy, asked, self.parts.space, arguments)
+        summary = _summary(policy, asked, self.parts.space, arguments) if summarised else DecisionSummary()
         return Chosen(
             proposals=proposals,
             policy=name,

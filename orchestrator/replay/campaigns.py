@@ -162,6 +162,7 @@ class _Bench:
                 pending=tuple(flight.proposal.candidate for flight in self.flights),
                 closed=frozenset(self.started),
                 surrogate=self._surrogate,
+                summarised=False,
             ).proposals
         except SpaceExhausted:
             self._exhausted = True
