@@ -269,3 +269,13 @@ def test_what_is_only_to_be_learned_does_not_rank_in_a_box(name: str) -> None:
         surrogate, box, q=2, problem=problem, dataset=data, pending=(), closed=frozenset(), costs={}, seed=1
     )
     assert all(abs(float(p.candidate.parameters["x"]) - 0.6) < 0.25 for p in made)
+
+
+@pytest.mark.parametrize("q", [1, 2])
+def test_a_window_that_is_reached_promises_no_improvement(q: int) -> None:
+    """Every measured gap lies inside: the next one is hoped to lie inside too, and the sentence says just that."""
+    problem = Problem((GAP,))
+    surrogate, data = learned(LINE[12:20:2], {"gap": lambda x: 6.0 * x}, problem)
+    for proposal in choose(LogExpectedImprovement(), surrogate, data, problem, LINE, q=q):
+        assert "inside the window, which is reached already, with probability" in proposal.reason
+        assert proposal.details["expected_gain"] == 0.0

@@ -111,8 +111,10 @@ class LogExpectedImprovement(Policy):
             refined = refined_batch(situation, surrogate.to_botorch(), listed, alone, self.options.draws)
             if refined is not None:
                 return refined, {"shortlist": min(len(listed), MOST), "draws": self.options.draws, "refined": True}
-        if situation.q == 1 and not situation.pending and len(situation.problem.objectives) == 1:
-            # nothing to be chosen or conditioned on together: the closed form has no noise of draws
+        goals = situation.problem.objectives
+        if situation.q == 1 and not situation.pending and len(goals) == 1 and goals[0].goal != "window":
+            # nothing to be chosen or conditioned on together: the closed form has no noise of draws; a window that is
+            # reached has a score that is no gain
             gain = float(np.exp(alone[0] + situation.price(listed[:1])[0]))
             return [(0, float(alone[0]), gain)], {"shortlist": len(listed), "draws": 0}
         drawn = draw(situation, listed, self.options.draws, good=self._good(situation))
