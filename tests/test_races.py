@@ -84,6 +84,15 @@ def test_differences_are_paired_by_seed() -> None:
     assert (pair["median"], pair["n"]) == (-1.0, 2)
 
 
+def test_random_choice_is_stated_exactly() -> None:
+    """It reaches 80 % of the best beyond the cap of its campaigns: the expectation stands there instead."""
+    results = _told([{"rows": 99, "best": 4, "hits": [90], "measured": 95}] * 2)
+    rows = race.rows_of(WORKS["crossed_barrel"][0], {"random": dict(enumerate(results))})
+    (n_80,) = [row for row in rows if row["metric"] == "n_80"]
+    assert n_80["median"] == n_80["low"] == 4 * 100 / 5
+    assert not [row for row in rows if row["metric"] == "AF_80"]
+
+
 def test_hypervolume_is_a_share_of_the_whole_table() -> None:
     """One corner of two opposite ones dominates its own part; both are all of it."""
     values = np.array([[0.0, 2.0], [1.0, 0.0], [0.5, 1.0], [1.0, 2.0]])

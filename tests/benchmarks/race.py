@@ -128,12 +128,15 @@ def rows_of(work: Work, found: Found) -> list[dict[str, Any]]:
     made = []
     for metric, (unit, statistic) in metrics(work).items():
         for arm in WORDS:
-            values = [v for _, r in sorted(found.get(arm, {}).items()) if np.isfinite(v := statistic(r))]
-            if values:
+            results = [r for _, r in sorted(found.get(arm, {}).items())]
+            values = [v for r in results if np.isfinite(v := statistic(r))]
+            if values and arm == "random" and metric == "n_80":
+                made.append({**row(arm, f"{metric}{tail}", unit, [_expected(results[0], 0.8)]), "n": len(results)})
+            elif values:
                 made.append(_row(arm, f"{metric}{tail}", unit, values))
     for arm in WORDS:
         results = [result for _, result in sorted(found.get(arm, {}).items())]
-        if results and not work.name.startswith("redoxmers"):
+        if results and arm != "random" and not work.name.startswith("redoxmers"):
             made += [_row_of(arm, f"{m}{tail}", results, f) for m, f in factors(work).items()]
     made += published(work, tail)
     made += differences(work, found, tail)
@@ -163,8 +166,8 @@ def differences(work: Work, found: Found, tail: str) -> list[dict[str, Any]]:
             if arm == "matloop" or len(both) < 2:
                 continue
             pairs = [statistic(ours[seed]) - statistic(found[arm][seed]) for seed in both]
-            if not np.isfinite(pairs).all():
-                continue  # the arm was not measured so far
+            if not np.isfinite(pairs).all() or (arm == "random" and metric == "n_80"):
+                continue  # the arm was not measured so far; random choice reaches 80 % beyond the cap
             made.append(_row("matloop", f"{metric}{tail}_minus_{arm}", unit, pairs))
     return made
 
@@ -214,6 +217,11 @@ def _enhancement(results: Sequence[Result]) -> float:
     grid = np.arange(5, last + 1)  # before five measurements one lucky start is an enhancement of dozens
     curves = [np.searchsorted(np.array(r["hits"]), grid, side="right") / r["best"] for r in results]
     return float((np.mean(curves, axis=0) / (grid / rows)).max())
+
+
+def _expected(result: Result, level: float) -> float:
+    """Return after how many random choices without replacement a share of the best is expected, exactly."""
+    return float(np.ceil(level * result["best"] - 1e-9) * (result["rows"] + 1) / (result["best"] + 1))
 
 
 def _to(result: Result, level: float) -> float:
