@@ -97,6 +97,7 @@ class GaussianSurrogate(Explaining, ABC):
         self._feasibility: Feasibility | None = None
         self._loaded = False
         self._held_out: dict[str, HeldOut] = {}
+        self._own_noise: dict[str, dict[int, float]] = {}  # property → trial → variance of one odd label
         self.notes: list[str] = []
 
     # --- what a subclass gives --------------------------------------------------------------------------------------
@@ -144,6 +145,24 @@ class GaussianSurrogate(Explaining, ABC):
         alone = crossfit.View(points, np.ones(len(points), dtype=bool))  # features that no label has taken part in
         return head, crossfit.held_out_residuals(design.terms, head.hyper, [alone], self._process, folds=5)
 
+    def _targets(self, dataset: Dataset, properties: tuple[str, ...]) -> tuple[tuple[Target, ...], list[str]]:
+        """Learn how to standardise each property; and notes for people."""
+        return learn_targets(dataset, properties, self.options.transforms)
+
+    def _odd(
+        self, name: str, target: Target, design: Design, points: Points, trials: tuple[int, ...]
+    ) -> dict[int, float]:
+        """Return the own noise variance of labels that nothing around them supports, by trial; none by default."""
+        del name, target, design, points, trials
+        return {}
+
+    def _trusted(self, name: str, odd: Mapping[int, float], trials: tuple[int, ...], points: Points) -> Points:
+        """Add the own noise of odd labels to what is known of the others' noise."""
+        self._own_noise[name] = dict(odd)
+        if not odd:
+            return points
+        return replace(points, known=points.known + np.array([odd.get(trial, 0.0) for trial in trials]))
+
     def _process(self, terms: tuple[Term, ...], hyper: Hyperparameters, points: Points) -> GaussianHead:
         """Build the Gaussian process on given hyperparameters: exact, or variational for many labels."""
         many = len(points) > self.options.exact_up_to
@@ -173,7 +192,7 @@ class GaussianSurrogate(Explaining, ABC):
         warm = self._loaded
         previous = self._fitted if warm else None
         properties = problem.properties
-        targets, self.notes = learn_targets(dataset, properties, self.options.transforms)
+        targets, self.notes = self._targets(dataset, properties)
         data = standardise(dataset, properties, targets)
         design = self._learn(data, seed, warm=warm)
         x = design.scaling.apply(self._encode(data.labels.candidates))
@@ -185,9 +204,10 @@ class GaussianSurrogate(Explaining, ABC):
             rows = np.isfinite(data.y[:, j])
             old = previous.heads[j] if previous is not None else None
             start = old.hyper if old is not None and old.terms == design.terms else None
-            points = Points(x[rows], data.y[rows, j], data.known[rows, j])
-            head, (residuals, sd) = self._fit_head(design, points, start, rows)
             trials = tuple(data.labels.trials[i] for i in np.flatnonzero(rows))
+            points = Points(x[rows], data.y[rows, j], data.known[rows, j])
+            points = self._trusted(name, self._odd(name, targets[j], design, points, trials), trials, points)
+            head, (residuals, sd) = self._fit_head(design, points, start, rows)
             factor, held_out = _judge(targets[j], points.y, residuals, sd, trials)
             self._held_out[name] = calibrated(held_out)
             conformal.append(Conformal.learn(residuals, sd * factor))
@@ -223,7 +243,10 @@ class GaussianSurrogate(Explaining, ABC):
         for j, head in enumerate(fitted.heads):
             rows = np.isfinite(data.y[:, j])
             points = x[rows] if x is not None else np.zeros((0, head.data.x.shape[1]))
-            current.append(head.conditioned(Points(points, data.y[rows, j], data.known[rows, j])))
+            trials = tuple(data.labels.trials[i] for i in np.flatnonzero(rows))
+            name = fitted.properties[j]
+            told = Points(points, data.y[rows, j], data.known[rows, j])
+            current.append(head.conditioned(self._trusted(name, self._own_noise.get(name, {}), trials, told)))
         self._take(tuple(current), self._encode_failed(dataset, fitted.design))
         self._remember(None, data.labels)
 
@@ -313,6 +336,7 @@ class GaussianSurrogate(Explaining, ABC):
             "log": list(fitted.design.scaling.log),
             "targets": [target.to_json() for target in fitted.targets],
             "sd_scales": [head.sd_scale for head in fitted.heads],
+            "own_noise": {name: {str(trial): v for trial, v in odd.items()} for name, odd in self._own_noise.items()},
         }
         state.write(folder, self.kind, fitted.properties, arrays, rest)
 
@@ -334,6 +358,8 @@ class GaussianSurrogate(Explaining, ABC):
         self._fitted = _Fitted(problem.properties, targets, Design(scaling, terms), tuple(heads), conformal, failed)
         self._take(tuple(heads), failed)
         self._held_out = {}
+        own = rest.get("own_noise", {})
+        self._own_noise = {name: {int(trial): float(v) for trial, v in odd.items()} for name, odd in own.items()}
         self._remember(problem, None)
         self._loaded = True
 

@@ -13,21 +13,26 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from orchestrator.domain import Array, Candidate, JsonObject
+from orchestrator.domain import Array, Candidate, Dataset, JsonObject
 from orchestrator.errors import SurrogateError
 from orchestrator.networks import composition, environments
 from orchestrator.networks.crystals import crystals_of
 from orchestrator.protocols import BoxSpace, ProductSpace, SearchSpace, Support
 from orchestrator.surrogates.encoding import Columns, Scaling
 from orchestrator.surrogates.gaussian import Design, GaussianOptions, WithBotorch
+from orchestrator.surrogates.hyper import Points
 from orchestrator.surrogates.kernels import Term
-from orchestrator.surrogates.targets import Standardised
+from orchestrator.surrogates.robust import own_noise
+from orchestrator.surrogates.targets import Standardised, Target, robustly
 
 
 class GaussianProcessOptions(GaussianOptions):
     """Options of `gaussian_process`."""
 
     kernel: Literal["matern52", "rbf"] = Field(default="matern52", description="rbf believes in smoother functions")
+    outliers: Literal["keep", "robust"] = Field(
+        default="keep", description="robust: labels that nothing around them supports get a noise of their own"
+    )
     features: Literal["auto", "parameters", "composition"] = Field(
         default="auto",
         description="auto: parameters where candidates have them, composition and neighbourhoods where they have those",
@@ -81,6 +86,28 @@ class GaussianProcess(WithBotorch):
                 "choices": names | self.options.choices,
             }
         )
+
+    def _targets(self, dataset: Dataset, properties: tuple[str, ...]) -> tuple[tuple[Target, ...], list[str]]:
+        targets, notes = super()._targets(dataset, properties)
+        if self.options.outliers == "keep":
+            return targets, notes
+        values = dataset.labels(properties).values
+        return tuple(robustly(target, values[:, j]) for j, target in enumerate(targets)), notes
+
+    def _odd(
+        self, name: str, target: Target, design: Design, points: Points, trials: tuple[int, ...]
+    ) -> dict[int, float]:
+        if self.options.outliers == "keep" or len(points) > self.options.exact_up_to:
+            return {}
+        found = own_noise(design.terms, points)
+        odd = {trials[i]: float(found.variance[i]) for i in found.odd}
+        for i in found.odd:
+            self.notes.append(
+                f"trial {trials[i]}: {name} = {float(target.back(points.y[i : i + 1])[0]):.6g} lies"
+                f" {found.away[i]:.1f} standard deviations from what the other labels say of it, and hardly counts;"
+                " check that measurement"
+            )
+        return odd
 
     def _learn(self, data: Standardised, seed: int, *, warm: bool) -> Design:
         del seed, warm

@@ -19,7 +19,7 @@ import torch
 from orchestrator.domain import Array
 from orchestrator.errors import Diverged
 from orchestrator.surrogates.encoding import Scaling
-from orchestrator.surrogates.hyper import Hyperparameters, Points, covariance, learn
+from orchestrator.surrogates.hyper import Hyperparameters, Points, covariance, learn, log_prior
 from orchestrator.surrogates.kernels import Term
 
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
@@ -173,6 +173,12 @@ class GaussianHead:
         diagonal = np.diag(inverse)
         residuals: Array = self._alpha / diagonal
         return residuals, self.sd_scale / np.sqrt(diagonal)
+
+    def evidence(self) -> float:
+        """Return the logarithm of the marginal likelihood times the hyperparameters' prior, up to a constant."""
+        half = float((self.data.y - self.hyper.mean) @ self._alpha) / 2
+        volume = float(torch.log(torch.diagonal(self._chol)).sum())
+        return -half - volume + float(log_prior(torch.from_numpy(self.hyper.pack()), self.terms))
 
     # --- the same process elsewhere ---------------------------------------------------------------------------------
 

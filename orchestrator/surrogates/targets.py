@@ -200,6 +200,25 @@ def standardise(dataset: Dataset, properties: Sequence[str], targets: Sequence[T
     return Standardised(labels, y, known)
 
 
+def robustly(target: Target, values: Array) -> Target:
+    """Standardise by median and quartiles instead of mean and standard deviation, which a few odd labels move.
+
+    Args:
+        target: as learned.
+        values: labels, NaN where absent.
+
+    Returns:
+        The same with another shift and scale, where the quartiles differ.
+    """
+    inside = np.clip(values[np.isfinite(values)], target.low, target.high)
+    inside = inside if target.transform is None else target.transform.forward(inside)
+    quarter, three = np.percentile(inside, [25, 75])
+    scale = float(three - quarter) / 1.349
+    if scale <= 0 or scale >= target.scale:
+        return target
+    return replace(target, shift=float(np.median(inside)), scale=scale)
+
+
 def _limits(values: Array, transform: Transform | None) -> tuple[float, float]:
     """Return the values beyond which labels are pulled in, now and in later updates."""
     if transform is None:
