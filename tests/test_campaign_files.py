@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from orchestrator import plugins
 from orchestrator.config.check import check
 from orchestrator.config.past_results import TableOptions
 from orchestrator.config.read import load_campaign, load_lab
@@ -129,3 +130,24 @@ def test_readme_tells_every_key_of_a_lab_file() -> None:
 def test_readme_tells_every_option_of_a_table() -> None:
     """The same for the options of past results."""
     assert set(told("Measured by hand")) == set(TableOptions.model_fields)
+
+
+COMMON = ("epsilon", "feasibility", "per_expense", "most_per_system", "pending")
+"""Options that every built-in policy has."""
+ANYWHERE = ("draws", "shortlist", "samples", "watch")
+"""Options of several plug-ins that mean the same in each."""
+
+
+def test_readme_tells_every_option_of_policies_and_rules() -> None:
+    """Each option of a built-in policy or stopping rule has a line, and no line speaks of one that is not there."""
+    known = {*COMMON, *ANYWHERE}
+    for kind in ("acquisition", "stopping"):
+        for name, one in plugins.available(kind).items():
+            if one.distribution == "matloop":
+                options = plugins.load(kind, name).Options.model_fields
+                shared = {*COMMON, *ANYWHERE} if kind == "acquisition" else set()
+                known |= {f"{name}.{option}" for option in options if option not in shared}
+    listed = told("Options")
+    others = {one for one in listed if one.split(".")[0] in {"columns", "product", "gaussian_process"}}
+    assert len(listed) == len(set(listed))
+    assert set(listed) - others == known
