@@ -60,9 +60,11 @@ def log_holds(constraint: Constraint, mean: torch.Tensor, sd: torch.Tensor) -> t
     if constraint.low is None and constraint.high is None:
         return torch.zeros_like(mean + sd)
     if constraint.high is None:
-        return torch.special.log_ndtr((mean - float(constraint.low or 0.0)) / sd)
+        above: torch.Tensor = torch.special.log_ndtr((mean - float(constraint.low or 0.0)) / sd)
+        return above
     if constraint.low is None:
-        return torch.special.log_ndtr((constraint.high - mean) / sd)
+        under: torch.Tensor = torch.special.log_ndtr((constraint.high - mean) / sd)
+        return under
     middle = (constraint.low + constraint.high) / 2
     below = torch.where(mean > middle, 2 * middle - mean, mean)
     above_low = torch.special.log_ndtr((below - constraint.low) / sd)

@@ -104,7 +104,7 @@ def _summands(kernel: Any) -> list[_Summand] | None:
     parts = list(kernel.kernels) if type(kernel) is AdditiveKernel else [kernel]
     found = []
     for part in parts:
-        base = part.base_kernel if type(part) is ScaleKernel else None
+        base: Any = part.base_kernel if type(part) is ScaleKernel else None
         radial = type(base) is RBFKernel or (type(base) is MaternKernel and base.nu == 2.5)  # noqa: PLR2004  Matérn 5/2
         if base is None or not radial or base.active_dims is None or part.outputscale.numel() != 1:
             return None
@@ -200,6 +200,8 @@ def normal_draws(s: int, width: int, seed: int) -> torch.Tensor:
     """Return S × width standard normal numbers from a scrambled Sobol sequence."""
     if not width:
         return torch.zeros(s, 0, dtype=torch.double)
-    uniform = torch.quasirandom.SobolEngine(width, scramble=True, seed=seed % 2**31).draw(s, dtype=torch.double)
+    engine: Any = torch.quasirandom.SobolEngine  # untyped
+    uniform = engine(width, scramble=True, seed=seed % 2**31).draw(s, dtype=torch.double)
     edge = float(np.finfo(np.float64).eps)
-    return torch.special.ndtri(uniform.clamp(edge, 1 - 1e-9))
+    normal: torch.Tensor = torch.special.ndtri(uniform.clamp(edge, 1 - 1e-9))
+    return normal

@@ -22,7 +22,7 @@ from orchestrator.acquisition.box_posterior import BoxPosterior, Conditioned, no
 from orchestrator.acquisition.box_search import Acquisition
 from orchestrator.acquisition.draws import known_feasible, reference
 from orchestrator.acquisition.encoding import Encoding, knows_choices
-from orchestrator.acquisition.gains import Front, feasible, pursued, utilities
+from orchestrator.acquisition.gains import Booleans, Front, feasible, pursued, utilities
 from orchestrator.acquisition.situation import Situation, predict
 from orchestrator.domain import Array, Candidate, Objective
 from orchestrator.protocols import Axis
@@ -340,7 +340,8 @@ class Baseline:
             best = np.where(holds, values[..., 0], -np.inf).argmax(axis=1)
             counts = np.bincount(best[holds.any(axis=1)], minlength=b)
         else:
-            counts = sum(_front_of(draw, ok) for draw, ok in zip(values[:SEVERAL], holds[:SEVERAL], strict=True))
+            fronts = [_front_of(draw, ok) for draw, ok in zip(values[:SEVERAL], holds[:SEVERAL], strict=True)]
+            counts = np.sum(fronts, axis=0)
         most = MOST_KNOWN if values.shape[-1] == 1 else 2 * MOST_KNOWN
         chosen = np.argsort(-np.asarray(counts), kind="stable")[:most]
         chosen = order[[int(i) for i in chosen if counts[i] > 0]]
@@ -348,8 +349,9 @@ class Baseline:
         self.points, self.allowed = self.points[chosen], self.allowed[chosen]
 
 
-def _front_of(values: Array, holds: Array) -> Array:
-    """Count 1 for points that hold and that no other one dominates, n."""
+def _front_of(values: Array, holds: Booleans) -> Booleans:
+    """Say which points hold and are dominated by no other one, n."""
     masked = np.where(holds[:, None], values, -np.inf)
-    beaten = ((masked[None] >= masked[:, None]).all(-1) & (masked[None] > masked[:, None]).any(-1)).any(1)
-    return (holds & ~beaten).astype(int)
+    good: Booleans = np.all(masked[None] >= masked[:, None], axis=-1)
+    better: Booleans = np.any(masked[None] > masked[:, None], axis=-1)
+    return np.asarray(holds & ~np.any(good & better, axis=1), dtype=np.bool_)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import minimize
 
 from orchestrator.acquisition.encoding import Encoding
@@ -39,6 +40,10 @@ PARENTS = 16
 """Best samples that are blended with the others."""
 SLACK = 1e-7
 """By how much, as a share of the terms, a move may break a linear constraint before rounding."""
+
+
+Places = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
 
 
 class Acquisition(ABC):
@@ -178,7 +183,7 @@ class Search:
             active[at[moved & (values[at] > before + 1e-9 * np.maximum(1.0, np.abs(before)))]] = True
         return met
 
-    def _polish(self, acquisition: Acquisition, points: Array, values: Array, at: Array, met: list[Candidate]) -> None:
+    def _polish(self, acquisition: Acquisition, points: Array, values: Array, at: Places, met: list[Candidate]) -> None:
         """Follow gradients along the continuous axes, then round; a start that gets worse stays where it was."""
         free = self._free
         if not free:
@@ -199,7 +204,9 @@ class Search:
             if score > values[i]:
                 points[i], values[i] = row, score
 
-    def _move(self, acquisition: Acquisition, points: Array, values: Array, at: Array, met: list[Candidate]) -> Array:
+    def _move(
+        self, acquisition: Acquisition, points: Array, values: Array, at: Places, met: list[Candidate]
+    ) -> Booleans:
         """Take single moves along discrete axes while they help; return which starts moved."""
         moved = np.zeros(len(at), dtype=bool)
         climbing = np.ones(len(at), dtype=bool)
@@ -226,7 +233,7 @@ class Search:
         self._last_neighbours(points, values, at, met)
         return moved
 
-    def _last_neighbours(self, points: Array, values: Array, at: Array, met: list[Candidate]) -> None:
+    def _last_neighbours(self, points: Array, values: Array, at: Places, met: list[Candidate]) -> None:
         """Keep the moves around the leader as well: it may be closed, and one of them the best that is open."""
         leader = points[at[int(np.argmax(values[at]))]]
         met.extend(c for c in map(self._made, self._moves(leader)) if c is not None)
@@ -338,15 +345,15 @@ class Search:
         inside = [v for v in values if axis.low - 1e-9 <= v <= axis.high + 1e-9]
         return [self.encoding.coordinate(j, v) for v in inside]
 
-    def _keeps(self, rows: Array) -> Array:
+    def _keeps(self, rows: Array) -> Booleans:
         """Say which points keep the linear constraints."""
         matrix, limits, equal = self._linear
         if not len(limits):
-            return np.ones(len(rows), dtype=bool)
+            return np.ones(len(rows), dtype=np.bool_)
         excess = rows @ matrix.T - limits
         allowed = SLACK * np.maximum(1.0, np.abs(rows) @ np.abs(matrix).T)
-        kept: Array = np.where(equal, np.abs(excess) <= allowed, excess <= allowed).all(axis=1)
-        return kept
+        held: Booleans = np.where(equal, np.abs(excess) <= allowed, excess <= allowed)
+        return np.asarray(held.all(axis=1))
 
     @cached_property
     def _inside(self) -> list[Candidate]:
@@ -379,7 +386,7 @@ class Search:
         return bool((self._linear[0][:, self._free] != 0).any()) if len(self._linear[1]) else False
 
     @cached_property
-    def _linear(self) -> tuple[Array, Array, Array]:
+    def _linear(self) -> tuple[Array, Array, Booleans]:
         """The space's constraints in coordinates: rows · u <= or == limits, and which are equalities."""
         axes, given = self.encoding.axes, self.space.linear()
         matrix = np.zeros((len(given), len(axes)))

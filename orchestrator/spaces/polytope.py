@@ -158,7 +158,8 @@ class Polytope:
         excess = points @ self.matrix.T - self.bounds
         allowed = EQUAL * np.maximum(1.0, np.abs(points) @ np.abs(self.matrix).T)
         good = np.where(self.equal, np.abs(excess) <= allowed, excess <= allowed).all(axis=1)
-        return points[good]
+        listed: Array = points[good]
+        return listed
 
     def _log_way(self, points: Array, directions: Array, behind: Array, ahead: Array, share: Array) -> Array:
         """Draw how far each walk goes along its line, n, where points are spread evenly in some logarithms.

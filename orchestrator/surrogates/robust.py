@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.domain import Array
 from orchestrator.surrogates.heads import GaussianHead
@@ -47,9 +48,9 @@ class OwnNoise:
     away: Array
 
     @property
-    def odd(self) -> Array:
+    def odd(self) -> npt.NDArray[np.int64]:
         """Positions of the labels with a noise of their own."""
-        return np.flatnonzero(self.variance > 0)
+        return np.asarray(np.flatnonzero(self.variance > 0), dtype=np.int64)
 
 
 def own_noise(terms: tuple[Term, ...], points: Points) -> OwnNoise:
@@ -86,9 +87,8 @@ def own_noise(terms: tuple[Term, ...], points: Points) -> OwnNoise:
         if not len(joining):
             break
         chosen[joining] = True
-        _, variance = _settled(
-            terms, hyper, points, chosen, variance
-        )  # or the new ones would bend what is learned next
+        # before anything is learned anew, which the new ones would bend
+        _, variance = _settled(terms, head.hyper, points, chosen, variance)
     _, variance, head = max(found, key=lambda one: one[0])
     if not variance.any():
         return nothing
