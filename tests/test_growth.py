@@ -39,13 +39,13 @@ def trials(campaign: Campaign) -> list[TrialInfo]:
 
 @pytest.mark.parametrize("name", ["large_table", "compound_and_temperature"])
 def test_example_finds_a_good_one_and_can_be_verified(tmp_path: Path, name: str) -> None:
-    """The example runs to its budget, comes close to the best of its table, and each decision is reproduced."""
+    """The example runs to its budget, finds one of the best tenth of its table, and each decision is reproduced."""
     campaign = begun(tmp_path, name)
     reason = asyncio.run(loop.run(campaign, threaded=False))
     assert reason.startswith("budget")
     known = [float(line.rsplit(",", 1)[1]) for line in (tmp_path / f"{name}.csv").read_text().splitlines()[1:]]
     (best,) = campaign.best(1)
-    assert best.values[campaign.problem.objectives[0].property] >= sorted(known)[-5]
+    assert best.values[campaign.problem.objectives[0].property] >= sorted(known)[-len(known) // 10]
     assert verify_decisions(campaign) == []
     assert campaign.store.verify() == []
 
