@@ -47,8 +47,9 @@ format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED)  ## every measurement against peers; runs only what is missing or stale
-	@for work in crash crash_flow overhead discovery phonons perovskites prospective_calibration explanation speed \
-		screening transfer; do $(MAKE) --no-print-directory bench-$$work || exit 1; done
+	@for work in crash crash_flow overhead discovery discovery_hits phonons perovskites prospective_calibration \
+		explanation speed screening transfer crossed_barrel agnp perovskite_films oer redoxmers direct_arylation \
+		test_functions async_lab pool_scaling; do $(MAKE) --no-print-directory bench-$$work || exit 1; done
 
 bench-%: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.$* --data $(DATA)

@@ -220,6 +220,14 @@ class JudgesFidelities(Protocol):
 
 
 @runtime_checkable
+class Learns(Protocol):
+    """Mix-in of acquisition policies that want to know, not to find the best: they need no objective with a better end."""
+
+    def learns(self) -> bool:
+        """Say so."""
+
+
+@runtime_checkable
 class ChoosesFidelity(Protocol):
     """Mix-in of acquisition policies that choose the fidelity of a trial too.
 

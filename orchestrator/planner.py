@@ -268,7 +268,8 @@ class Planner:
             closed: what must not be proposed: ids, and at one fidelity `closed_at` names.
             surrogate: holding the fit; it is updated to `dataset` here.
             purse: what may be spent, where a trial's price follows `expenses`.
-            summarised: whether stopping rules will read the summary; without it a decision on a pool takes a quarter less time.
+            summarised: whether stopping rules will read the summary; a decision on a pool takes a quarter less without
+                it.
 
         Returns:
             The choice.

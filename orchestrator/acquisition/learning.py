@@ -15,6 +15,10 @@ from orchestrator.protocols import SearchSpace, Surrogate
 class LearningPolicy(Policy):
     """Base of policies with a learning goal: there is no best, so nothing is said of it."""
 
+    def learns(self) -> bool:
+        """Say so; see `Learns`."""
+        return True
+
     def summary(
         self,
         surrogate: Surrogate | None,

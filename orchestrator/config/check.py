@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.abilities import ChoosesFidelity
+from orchestrator.abilities import ChoosesFidelity, Learns
 from orchestrator.config.building import Builder
 from orchestrator.config.combinations import INPUTS, policies_for, surrogates_for
 from orchestrator.config.defaults import IMPORTED, MULTI_FIDELITY, default_surrogate
@@ -236,6 +236,12 @@ class _Check:
     def _policy(self) -> AcquisitionPolicy:
         use = self.config.acquisition
         policy: AcquisitionPolicy = self.builder.build("acquisition", use.use, use.options, ("acquisition",))
+        if self.problem.learns_only and policy.needs() and not isinstance(policy, Learns):
+            message = (
+                f"policy {use.use!r} looks for the best, and every objective has the goal 'learn'; use"
+                " 'integrated_variance', 'level_set' or 'phase_boundary', or give an objective another goal"
+            )
+            raise self.source.error(message, ("acquisition", "use"))
         return policy
 
     def _surrogate(self, space: SearchSpace, policy: AcquisitionPolicy) -> Surrogate | None:
