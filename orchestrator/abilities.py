@@ -221,7 +221,7 @@ class JudgesFidelities(Protocol):
 
 @runtime_checkable
 class Learns(Protocol):
-    """Mix-in of acquisition policies that want to know, not to find the best: they need no objective with a better end."""
+    """Mix-in of acquisition policies that want to know, not to find the best: no objective needs a better end."""
 
     def learns(self) -> bool:
         """Say so."""

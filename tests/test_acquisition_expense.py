@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from orchestrator.domain import (
     Outcome,
     Problem,
     Row,
+    frozen,
 )
 
 BRIGHTNESS = Objective("brightness", "dimensionless", "maximize")
@@ -164,3 +166,18 @@ def test_success_is_learned_from_failures_only() -> None:
     assert -1000 < found[2] < -600
     with pytest.raises(NonFiniteValues, match="success"):
         odds(failed, Fails([math.nan, 1.0, 1.0]))
+
+
+def test_a_problem_with_expenses_travels_to_another_process() -> None:
+    """Screening hands the problem to its workers; what comes out there is equal and as read-only."""
+    rinse = Expense(20.0, 2.0)
+    expenses = Expenses(
+        rates=frozen({"time": Expense(hours=1.0)}),
+        choices=frozen({"solvent": frozen({"water": Expense(1.0)})}),
+        changeover=frozen({"solvent": rinse}),
+    )
+    problem = Problem((Objective("y", "eV", "minimize"),), expenses=expenses)
+    arrived = pickle.loads(pickle.dumps(problem))  # noqa: S301  our own bytes, as multiprocessing sends them
+    assert arrived == problem
+    with pytest.raises(TypeError):
+        arrived.expenses.changeover["solvent"] = Expense()

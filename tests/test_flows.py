@@ -23,6 +23,7 @@ import pytest
 
 from orchestrator.campaign import Campaign
 from orchestrator.decisions import verify_decisions
+from orchestrator.record.queue import is_withdrawn
 from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.store import CampaignStore
 from tests.small_campaign import slow_oven, write_campaign
@@ -259,7 +260,7 @@ def test_a_queue_under_prefect(home: Home) -> None:
     assert len(done) == len({trial.candidate.id for trial in done}) == 14
     assert len(done) + len(gone) == len(trials)
     assert gone
-    assert all(trial.reason.startswith("superseded") and trial.started_at is None for trial in gone)
+    assert all(is_withdrawn(trial.reason) and trial.started_at is None for trial in gone)
     assert verify_decisions(Campaign.open("ahead", store=store)) == []
     assert store.verify() == []
     store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from orchestrator.domain.candidates import Candidate
 from orchestrator.domain.canonical import frozen
@@ -43,6 +44,11 @@ class Expenses:
         """Say whether candidates differ in anything."""
         return bool(self.rates or self.choices or self.changeover)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as plain mappings; a read-only view of one cannot."""
+        choices = {name: dict(by_choice) for name, by_choice in self.choices.items()}
+        return _thawed, (dict(self.rates), choices, dict(self.changeover))
+
     def of(self, candidate: Candidate, before: Candidate | None = None) -> Expense:
         """Return what one candidate adds.
 
@@ -59,3 +65,13 @@ class Expenses:
             if before is not None and before.parameters.get(name) != candidate.parameters.get(name):
                 total += change
         return total
+
+
+def _thawed(
+    rates: dict[str, Expense], choices: dict[str, dict[str, Expense]], changeover: dict[str, Expense]
+) -> Expenses:
+    return Expenses(
+        rates=frozen(rates),
+        choices=frozen({name: frozen(by_choice) for name, by_choice in choices.items()}),
+        changeover=frozen(changeover),
+    )

@@ -90,7 +90,7 @@ def main() -> None:
         return
     lines = run_missing(NAME, everything, measure, most=0, **settings)
     say(f"{NAME}: {len(lines)} of {len(everything)} units are measured")
-    if len(lines) == len(everything):
+    if lines:
         path = summarise(
             NAME,
             rows_of(lines),

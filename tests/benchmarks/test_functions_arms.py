@@ -322,8 +322,9 @@ def units(seeds: int, cheap_seeds: int) -> list[Unit]:
     """List everything that belongs to the benchmark."""
     return [
         Unit(f"{name}/{arm}/{seed}", {"work": name, "arm": arm, "seed": seed})
+        for seed in range(max(seeds, cheap_seeds))
         for name, work in WORKS.items()
         for arm in ARMS
         if work.rough is not None or arm != "matloop_target_only"
-        for seed in range(seeds if arm in SLOW else cheap_seeds)
+        if seed < (seeds if arm in SLOW else cheap_seeds)
     ]
