@@ -277,7 +277,8 @@ def _reasons(content: Mapping[str, Any]) -> list[RenderableType]:
     if chosen["expense"]:
         grid.add_row("expense", f"cost {chosen['expense']['cost']:g}, {chosen['expense']['hours']:g} h")
     if content["fidelity"] != "target" or chosen["fidelity_reason"]:
-        grid.add_row("fidelity", ": ".join(filter(None, (content["fidelity"], chosen["fidelity_reason"]))))
+        why = chosen["fidelity_reason"].removeprefix(f"at {content['fidelity']}: ")
+        grid.add_row("fidelity", ": ".join(filter(None, (content["fidelity"], why))))
     flying = ", ".join(f"{one['label']} (trial {one['trial']})" for one in chosen["pending"])
     grid.add_row("pending", flying or "nothing was in flight")
     grid.add_row("known then", _known(knowledge, chosen))

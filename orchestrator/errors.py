@@ -24,6 +24,7 @@
     │   └── Diverged              training did not give finite numbers
     ├── SpaceError                a search space that cannot be built or has no candidates
     │   └── SpaceExhausted        every candidate is measured, pending or closed
+    │       └── Unaffordable      the budget pays for none of those that are open
     └── StoreError
         ├── IllegalTransition     a state change that the state machines forbid
         ├── Drift                 schema or version is not the one that this program writes
@@ -176,6 +177,14 @@ class SpaceError(MatloopError):
 
 class SpaceExhausted(SpaceError):
     """Every candidate is measured, pending or closed."""
+
+    what = "space exhausted"
+
+
+class Unaffordable(SpaceExhausted):
+    """The budget pays for none of the candidates that are open."""
+
+    what = "budget"
 
 
 class StoreError(MatloopError):

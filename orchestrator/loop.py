@@ -192,7 +192,7 @@ class _Turns:
                     lambda: self._apart(self.campaign.propose, q if left is None else min(q, left))  # noqa: B023
                 )
             except SpaceExhausted as error:
-                self.exhausted = f"space exhausted: {error}"
+                self.exhausted = f"{error.what}: {error}"
                 return
             await self.hooks.publish(self.campaign, _decided(plan))
             if not plan.trials:
@@ -231,7 +231,7 @@ class _Turns:
                 return
             plan = await self.hooks.propose(lambda: self._decide(q, ahead))
         except SpaceExhausted as error:
-            self.exhausted = f"space exhausted: {error}"
+            self.exhausted = f"{error.what}: {error}"
             return
         await self.hooks.publish(self.campaign, _decided(plan))
         if not plan.trials and not plan.kept:

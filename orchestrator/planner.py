@@ -28,7 +28,7 @@ from orchestrator.domain import (
     Proposal,
     derive_seed,
 )
-from orchestrator.errors import ConfigError, NotEnoughData, SpaceExhausted
+from orchestrator.errors import ConfigError, NotEnoughData, SpaceExhausted, Unaffordable
 from orchestrator.protocols import (
     AcquisitionPolicy,
     DerivedProperty,
@@ -275,7 +275,7 @@ class Planner:
             The choice.
 
         Raises:
-            SpaceExhausted: nothing is left to propose, or to pay for.
+            SpaceExhausted: nothing is left to propose; `Unaffordable` where the budget pays for nothing.
         """
         seed = derive_seed(self.config.seed, number, "select")
         policy = self.parts.initial if initial else self.parts.policy
@@ -337,7 +337,7 @@ class Planner:
             f"what is left of the budget ({purse.left:g} cost units) pays for no further trial; raise budget.cost in"
             " the campaign file and run `matloop amend`, or let the campaign end"
         )
-        raise SpaceExhausted(message)
+        raise Unaffordable(message)
 
 
 def _at_every_fidelity(
