@@ -33,23 +33,23 @@ class ListSpace:
     Options = Options
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
-        self._candidates = list(candidates)
+        self.listed = list(candidates)
 
     def offers(self) -> frozenset[str]:
         return frozenset({"parameters"})
 
     def sample(self, n: int, seed: int) -> list[Candidate]:
-        order = np.random.default_rng(seed).permutation(len(self._candidates))
-        return [self._candidates[i] for i in order[:n]]
+        order = np.random.default_rng(seed).permutation(len(self.listed))
+        return [self.listed[i] for i in order[:n]]
 
     def summary(self) -> JsonObject:
-        return {"size": len(self._candidates)}
+        return {"size": len(self.listed)}
 
     def candidates(self) -> Sequence[Candidate]:
-        return self._candidates
+        return self.listed
 
     def get(self, candidate_id: str) -> Candidate:
-        return {c.id: c for c in self._candidates}[candidate_id]
+        return {c.id: c for c in self.listed}[candidate_id]
 
 
 class Nearest:

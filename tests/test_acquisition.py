@@ -47,6 +47,7 @@ from orchestrator.domain import (
 from orchestrator.errors import IncompatibleError, SpaceExhausted
 from orchestrator.pareto import hypervolume, reference_point
 from orchestrator.protocols import AcquisitionPolicy
+from tests.fakes import ListSpace
 
 ENERGY = Objective("energy", "eV", "minimize")
 MINIMIZE = Problem((ENERGY,))
@@ -55,28 +56,6 @@ MINIMIZE = Problem((ENERGY,))
 def point(x: float, y: float = 0.0) -> Candidate:
     """Make a candidate with two parameters."""
     return Candidate.make(label=f"{x:g},{y:g}", parameters={"x": round(x, 6), "y": round(y, 6)})
-
-
-@dataclass
-class Pool:
-    """A finite space."""
-
-    listed: Sequence[Candidate]
-
-    def offers(self) -> frozenset[Any]:
-        return frozenset({"parameters"})
-
-    def sample(self, n: int, seed: int) -> list[Candidate]:
-        return list(self.listed)[:n]
-
-    def summary(self) -> dict[str, Any]:
-        return {}
-
-    def candidates(self) -> Sequence[Candidate]:
-        return self.listed
-
-    def get(self, candidate_id: str) -> Candidate:
-        return {c.id: c for c in self.listed}[candidate_id]
 
 
 @dataclass
@@ -159,20 +138,20 @@ def energy(candidates: Sequence[Candidate]) -> Array:
 
 def ready(
     problem: Problem = MINIMIZE, measured: int = 6, values: Array | None = None, space: Sequence[Candidate] = ()
-) -> tuple[Bayesian, Pool, Dataset]:
+) -> tuple[Bayesian, ListSpace, Dataset]:
     """Return a trained surrogate, the pool and the data."""
     listed = list(space) or grid()
     known = [listed[i] for i in np.random.default_rng(3).permutation(len(listed))[:measured]]
     data = dataset(known, energy(known) if values is None else values[:measured], problem)
     surrogate = Bayesian()
     surrogate.fit(data, problem, 0)
-    return surrogate, Pool(listed), data
+    return surrogate, ListSpace(listed), data
 
 
 def choose(
     policy: AcquisitionPolicy,
     surrogate: Bayesian | None,
-    space: Pool,
+    space: ListSpace,
     data: Dataset,
     *,
     q: int = 3,
@@ -249,7 +228,7 @@ def test_the_order_of_the_pool_does_not_matter(policy: Policy) -> None:
     first = choose(policy, surrogate, space, data, pending=pending)
     again = choose(policy, surrogate, space, data, pending=pending)
     shuffled = [space.listed[i] for i in np.random.default_rng(0).permutation(81)]
-    other = choose(policy, surrogate, Pool([*shuffled, *shuffled[:9]]), data, pending=pending)
+    other = choose(policy, surrogate, ListSpace([*shuffled, *shuffled[:9]]), data, pending=pending)
     assert [p.candidate.id for p in first] == [p.candidate.id for p in again]
     assert [p.candidate.id for p in first] == [p.candidate.id for p in other]
 
@@ -260,12 +239,12 @@ def test_a_pool_that_is_too_small_gives_fewer_and_an_empty_one_says_so(policy: P
     surrogate, space, data = ready()
     known = [row.candidate for row in data.rows]
     two = [c for c in space.listed if c not in known][:2]
-    assert len(choose(policy, surrogate, Pool([*known, *two]), data, q=5)) == 2
-    assert len(choose(policy, surrogate, Pool([*known, two[0], two[0]]), data, q=5)) == 1
+    assert len(choose(policy, surrogate, ListSpace([*known, *two]), data, q=5)) == 2
+    assert len(choose(policy, surrogate, ListSpace([*known, two[0], two[0]]), data, q=5)) == 1
     with pytest.raises(SpaceExhausted, match="widen"):
-        choose(policy, surrogate, Pool(known), data)
+        choose(policy, surrogate, ListSpace(known), data)
     with pytest.raises(SpaceExhausted):
-        choose(policy, surrogate, Pool([*known, *two]), data, pending=two)
+        choose(policy, surrogate, ListSpace([*known, *two]), data, pending=two)
 
 
 @pytest.mark.parametrize("policy", LEARNING, ids=label)
@@ -310,7 +289,7 @@ def test_two_objectives_pick_from_both_ends_and_between(policy: Policy) -> None:
     corner = reference_point(-seen)
 
     def reached(policy: Policy, seed: int) -> float:
-        made = choose(policy, surrogate, Pool(listed), data, q=5, problem=problem, seed=seed)
+        made = choose(policy, surrogate, ListSpace(listed), data, q=5, problem=problem, seed=seed)
         return hypervolume(-np.concatenate([seen, both[[place[p.candidate.id] for p in made]]]), corner)
 
     before, chance = hypervolume(-seen, corner), max(reached(Random(), seed) for seed in range(5))
@@ -327,7 +306,7 @@ def test_constraints_are_respected(policy: Policy) -> None:
     data = dataset(known, values, problem)
     surrogate = Bayesian(length=0.6)
     surrogate.fit(data, problem, 0)
-    made = choose(policy, surrogate, Pool(listed), data, q=5, problem=problem)
+    made = choose(policy, surrogate, ListSpace(listed), data, q=5, problem=problem)
     assert all(float(p.candidate.parameters["x"]) <= 0.45 for p in made)
 
 
@@ -494,7 +473,7 @@ def test_noise_does_not_make_a_lucky_measurement_the_bar() -> None:
     data = Dataset(tuple(rows))
     surrogate = Bayesian(noise=1.0)
     surrogate.fit(data, MINIMIZE, 0)
-    situation = Situation(surrogate, Pool(listed), 1, MINIMIZE, data, (), frozenset())
+    situation = Situation(surrogate, ListSpace(listed), 1, MINIMIZE, data, (), frozenset())
     drawn = draw(situation, [listed[5]], 512)
     assert len(situation.labels()) == 3
     assert float(-drawn.front.best.mean()) > -2.5
@@ -555,7 +534,7 @@ def test_diverse_spreads_further_than_random() -> None:
 
 def test_designs_depend_on_the_seed_alone() -> None:
     """Another seed gives another design; the same gives the same."""
-    space = Pool(grid())
+    space = ListSpace(grid())
     for policy in (Random(), Diverse()):
         one, two, three = (
             [p.candidate.id for p in choose(policy, None, space, Dataset(), q=5, seed=s)] for s in (1, 1, 2)
@@ -572,7 +551,7 @@ def test_diverse_reads_formulas() -> None:
         {"Fe": 0.25, "Ni": 0.25, "O": 0.5}
     )
     formulas = ["BaTiO3", "BaZrO3", "SrTiO3", "CsPbI3", "CsPbBr3"]
-    space = Pool([Candidate.make(label=f, composition=f) for f in formulas])
+    space = ListSpace([Candidate.make(label=f, composition=f) for f in formulas])
     for seed in range(4):
         first, second = choose(Diverse(), None, space, Dataset(), q=2, seed=seed)
         assert first.candidate.label.endswith("I3") + first.candidate.label.endswith("Br3") != (
@@ -583,7 +562,7 @@ def test_diverse_reads_formulas() -> None:
 # --- the summary ------------------------------------------------------------------------------------------------------
 
 
-def summary_of(policy: Policy, surrogate: Bayesian | None, space: Pool, data: Dataset, **more: Any) -> Any:
+def summary_of(policy: Policy, surrogate: Bayesian | None, space: ListSpace, data: Dataset, **more: Any) -> Any:
     """Call `summary` with the rest filled in."""
     rest = {"problem": MINIMIZE, "pending": (), "closed": frozenset(), "costs": {}, "seed": 4} | more
     return policy.summary(surrogate, space, dataset=data, **rest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from orchestrator.acquisition.features import fractions
 from orchestrator.domain import Candidate, Dataset, Objective, Outcome, Problem, Proposal, Row
 from orchestrator.surrogates.forest import CompositionForest
 from orchestrator.surrogates.gaussian_process import GaussianProcess
+from tests.fakes import ListSpace
 
 HARDNESS = Problem((Objective("hardness", "GPa", "maximize"),))
 POLICIES = (
@@ -32,28 +32,6 @@ POLICIES = (
 )
 NEEDED: dict[str, dict[str, Any]] = {"level_set": {"level": 10.0}}
 """Options that a policy cannot do without."""
-
-
-@dataclass
-class Pool:
-    """A finite space of compositions or parameters."""
-
-    listed: Sequence[Candidate]
-
-    def offers(self) -> frozenset[Any]:
-        return frozenset({"parameters"})
-
-    def sample(self, n: int, seed: int) -> list[Candidate]:
-        return list(self.listed)[:n]
-
-    def summary(self) -> dict[str, Any]:
-        return {}
-
-    def candidates(self) -> Sequence[Candidate]:
-        return self.listed
-
-    def get(self, candidate_id: str) -> Candidate:
-        return {c.id: c for c in self.listed}[candidate_id]
 
 
 def alloys() -> list[Candidate]:
@@ -93,7 +71,7 @@ def choose(name: str, options: dict[str, Any], pool: Sequence[Candidate], data: 
         "seed": 3,
     } | more
     policy = plugins.build("acquisition", name, options)
-    return list(policy.select(arguments.pop("surrogate"), Pool(pool), dataset=data, **arguments))
+    return list(policy.select(arguments.pop("surrogate"), ListSpace(pool), dataset=data, **arguments))
 
 
 def systems(candidates: Sequence[Candidate]) -> Counter[frozenset[str]]:

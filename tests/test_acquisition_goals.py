@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,33 +35,12 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import IncompatibleError
 from orchestrator.surrogates.gaussian_process import GaussianProcess
+from tests.fakes import ListSpace
 
 GAP = Objective("gap", "eV", "window", window=(1.5, 3.0))
 YIELD = Objective("yield", "dimensionless", "maximize")
 LOOKING = ("greedy", "log_expected_improvement", "thompson", "upper_confidence_bound")
 """Built-in policies that look for the best with any surrogate."""
-
-
-@dataclass
-class Pool:
-    """A finite space of process parameters."""
-
-    listed: Sequence[Candidate]
-
-    def offers(self) -> frozenset[Any]:
-        return frozenset({"parameters"})
-
-    def sample(self, n: int, seed: int) -> list[Candidate]:
-        return list(self.listed)[:n]
-
-    def summary(self) -> dict[str, Any]:
-        return {}
-
-    def candidates(self) -> Sequence[Candidate]:
-        return self.listed
-
-    def get(self, candidate_id: str) -> Candidate:
-        return {c.id: c for c in self.listed}[candidate_id]
 
 
 def at(x: float, **more: Any) -> Candidate:
@@ -100,7 +78,7 @@ def choose(  # noqa: PLR0917  the arguments of `select` that these tests vary
     """Call `select` with the rest filled in."""
     return policy.select(
         surrogate,
-        Pool(pool),
+        ListSpace(pool),
         q=q,
         problem=problem,
         dataset=data,
@@ -141,7 +119,7 @@ def test_hopes_for_a_window_end_at_the_window() -> None:
     """Within one standard deviation the best utility is 0 where the window is reached, else the distance left."""
     problem = Problem((GAP,))
     prediction = Prediction(np.array([[2.0], [1.2], [4.0]]), np.full((3, 1), 0.5), np.zeros((3, 1)))
-    situation = Situation(None, Pool(LINE), 1, problem, Dataset(), (), frozenset())
+    situation = Situation(None, ListSpace(LINE), 1, problem, Dataset(), (), frozenset())
     assert optimistic(situation, prediction, 1.0)[:, 0] == pytest.approx([0.0, 0.0, -0.5])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import IncompatibleError
 from orchestrator.surrogates.gaussian_process import GaussianProcess
+from tests.fakes import ListSpace
 
 GOALS = (
     Objective("p", "eV", "maximize"),
@@ -40,28 +40,6 @@ GOALS = (
     Objective("p", "eV", "target", target=0.3),
     Objective("p", "eV", "window", window=(0.2, 0.6)),
 )
-
-
-@dataclass
-class Pool:
-    """A finite space."""
-
-    listed: Sequence[Candidate]
-
-    def offers(self) -> frozenset[Any]:
-        return frozenset({"parameters"})
-
-    def sample(self, n: int, seed: int) -> list[Candidate]:
-        return list(self.listed)[:n]
-
-    def summary(self) -> dict[str, Any]:
-        return {}
-
-    def candidates(self) -> Sequence[Candidate]:
-        return self.listed
-
-    def get(self, candidate_id: str) -> Candidate:
-        return {c.id: c for c in self.listed}[candidate_id]
 
 
 def at(x: float, **more: Any) -> Candidate:
@@ -83,14 +61,14 @@ def measured(candidates: Sequence[Candidate], values: Sequence[float]) -> Datase
 
 def situation(problem: Problem, surrogate: Any = None, data: Dataset | None = None) -> Situation:
     """Make a situation over the line."""
-    return Situation(surrogate, Pool(LINE), 1, problem, data or Dataset(), (), frozenset())
+    return Situation(surrogate, ListSpace(LINE), 1, problem, data or Dataset(), (), frozenset())
 
 
 def choose(policy: Any, surrogate: Any, data: Dataset, problem: Problem, pool: Sequence[Candidate], q: int = 1) -> Any:  # noqa: PLR0917  the arguments of `select` that these tests vary
     """Call `select` with the rest filled in."""
     made: tuple[Proposal, ...] = policy.select(
         surrogate,
-        Pool(pool),
+        ListSpace(pool),
         q=q,
         problem=problem,
         dataset=data,

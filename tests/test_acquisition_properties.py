@@ -32,6 +32,7 @@ from orchestrator.domain import (
 from orchestrator.errors import SpaceExhausted
 from orchestrator.surrogates.forest import CompositionForest, CompositionForestOptions
 from orchestrator.surrogates.gaussian_process import GaussianProcess
+from tests.fakes import ListSpace
 
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "diverse": ("diverse", {}),
@@ -61,28 +62,6 @@ MANY = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 FEW = settings(MANY, max_examples=2)
-
-
-@dataclass
-class Pool:
-    """A finite space."""
-
-    listed: Sequence[Candidate]
-
-    def offers(self) -> frozenset[Any]:
-        return frozenset({"parameters"})
-
-    def sample(self, n: int, seed: int) -> list[Candidate]:
-        return list(self.listed)[:n]
-
-    def summary(self) -> dict[str, Any]:
-        return {}
-
-    def candidates(self) -> Sequence[Candidate]:
-        return self.listed
-
-    def get(self, candidate_id: str) -> Candidate:
-        return {c.id: c for c in self.listed}[candidate_id]
 
 
 @dataclass
@@ -120,7 +99,7 @@ class State:
         try:
             made = policy.select(
                 self.surrogate if policy.needs() else None,
-                Pool(self.listed if listed is None else listed),
+                ListSpace(self.listed if listed is None else listed),
                 q=self.q,
                 problem=self.problem,
                 dataset=self.data,

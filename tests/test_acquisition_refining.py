@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,32 +17,11 @@ from orchestrator.acquisition.situation import Situation, predict
 from orchestrator.acquisition.worth import Worth
 from orchestrator.domain import Candidate, Dataset, Objective, Outcome, Problem, Proposal, Row
 from orchestrator.surrogates.gaussian_process import GaussianProcess
+from tests.fakes import ListSpace
 
 ONE = Problem((Objective("y", "eV", "maximize"),))
 TWO = Problem((Objective("y", "eV", "maximize"), Objective("z", "eV", "minimize")))
 LINE = [Candidate.make(label=f"{x:g}", parameters={"x": round(float(x), 4)}) for x in np.linspace(0, 1, 31)]
-
-
-@dataclass
-class Pool:
-    """A finite space."""
-
-    listed: Sequence[Candidate]
-
-    def offers(self) -> frozenset[Any]:
-        return frozenset({"parameters"})
-
-    def sample(self, n: int, seed: int) -> list[Candidate]:
-        return list(self.listed)[:n]
-
-    def summary(self) -> dict[str, Any]:
-        return {}
-
-    def candidates(self) -> Sequence[Candidate]:
-        return self.listed
-
-    def get(self, candidate_id: str) -> Candidate:
-        return {c.id: c for c in self.listed}[candidate_id]
 
 
 def learned(problem: Problem) -> tuple[GaussianProcess, Dataset]:
@@ -65,7 +43,7 @@ def choose(surrogate: GaussianProcess, data: Dataset, problem: Problem, pool: Se
     policy = LogExpectedImprovement(ImprovementOptions(refine=True, draws=more.pop("draws", 128)))
     made: tuple[Proposal, ...] = policy.select(
         surrogate,
-        Pool(pool),
+        ListSpace(pool),
         **{"q": 3, "pending": (), "closed": frozenset(), "costs": {}, "seed": 2} | more,
         problem=problem,
         dataset=data,
@@ -78,7 +56,7 @@ def test_scores_agree_with_those_from_joint_draws() -> None:
     surrogate, data = learned(ONE)
     known = {row.candidate.id for row in data.rows}
     left = [c for c in LINE if c.id not in known]
-    situation = Situation(surrogate, Pool(LINE), 1, ONE, data, (), frozenset(known), seed=4)
+    situation = Situation(surrogate, ListSpace(LINE), 1, ONE, data, (), frozenset(known), seed=4)
     alone = marginal_scores(situation, predict(surrogate, left), left)
     order = np.argsort(-alone, kind="stable")
     listed = [left[i] for i in order]
