@@ -11,63 +11,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from orchestrator.acquisition import outsiders
 from orchestrator.acquisition.designs import Random
+from orchestrator.acquisition.outsider import SPARE, Outsider, OutsiderOptions
 from orchestrator.acquisition.outsiders import Rows, Told
-from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation, check_finite
+from orchestrator.acquisition.policy import Pick, Situation, check_finite
 from orchestrator.domain import Array, Candidate, Constraint, Problem, Value
 from orchestrator.protocols import Axis, BoxSpace, FiniteSpace
 
 WHO = "Ax"
-GOALS = frozenset({"maximize", "minimize", "target", "window"})
 CHUNK = 512
 """Candidates scored at once: bounds the memory of the joint posterior with every measured point."""
-SPARE = 2
-"""Points asked for beyond q on a box: rounding to the resolution can make a point one that is closed."""
 
 
-class AxOptions(PolicyOptions):
-    """Options of `Ax`.
-
-    Args:
-        largest_pool: candidates above which a pool is refused, since Ax holds all of them in memory.
-    """
-
-    largest_pool: int = Field(default=50_000, ge=2)
-
-
-class Ax(Policy):
+class Ax(Outsider):
     """Ask Ax's default Bayesian generator (Gaussian process, log noisy expected (hypervolume) improvement)."""
 
-    Options: ClassVar[type[PolicyOptions]] = AxOptions
-    options: AxOptions
     name = "ax"
+    who = WHO
+    takes_bounds = True
 
-    def __init__(self, options: AxOptions | None = None) -> None:
+    def __init__(self, options: OutsiderOptions | None = None) -> None:
         super().__init__(options)
-        outsiders.check_installed("ax", "Ax", "ax")
-
-    def pick(self, situation: Situation) -> list[Pick]:
-        """Choose up to q open candidates, best first."""
-        outsiders.check_problem(WHO, situation.problem, constraints=True, goals=GOALS)
-        listed = outsiders.finite(situation.space, WHO, self.options.largest_pool)
-        known = outsiders.told(situation)
-        if not known.candidates:
-            return Random().pick(situation)
         logging.getLogger("ax").setLevel(logging.ERROR)  # it announces its storage on import
-        with outsiders.quiet(situation.seed_for("ax")):
-            if listed is not None:
-                return self._from_list(situation, listed, known)
-            if isinstance(situation.space, BoxSpace):
-                return self._from_box(situation, situation.space, known)
-        return []
 
-    def _from_list(self, situation: Situation, space: FiniteSpace, known: Told) -> list[Pick]:
+    def from_list(self, situation: Situation, space: FiniteSpace, known: Told) -> list[Pick]:
+        """Choose among listed candidates."""
         rows = Rows.learn(space.candidates())
         if not rows.sources:
             return Random().pick(situation)  # nothing tells the candidates apart
@@ -91,7 +64,8 @@ class Ax(Policy):
             picks.append(Pick(open_ones[best], float(scores.max()), reason, facts))
         return picks
 
-    def _from_box(self, situation: Situation, space: BoxSpace, known: Told) -> list[Pick]:
+    def from_box(self, situation: Situation, space: BoxSpace, known: Told) -> list[Pick]:
+        """Choose in a box."""
         axes = space.axes()
         at = {axis.name: f"x{i}" for i, axis in enumerate(axes)}
         bound = {name for c in space.linear() for name in c.coefficients}

@@ -8,14 +8,13 @@ Apache-2.0; ``pip install 'matloop[baybe]'``.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.acquisition import outsiders
 from orchestrator.acquisition.designs import Random
+from orchestrator.acquisition.outsider import SPARE, Outsider
 from orchestrator.acquisition.outsiders import Rows, Told
-from orchestrator.acquisition.policy import Pick, Policy, PolicyOptions, Situation
+from orchestrator.acquisition.policy import Pick, Situation
 from orchestrator.domain import Candidate, Objective
 from orchestrator.errors import IncompatibleError
 from orchestrator.protocols import Axis, BoxSpace, FiniteSpace
@@ -24,50 +23,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHO = "BayBE"
-GOALS = frozenset({"maximize", "minimize", "target", "window"})
 LISTED_VALUES = 64
 """An integer axis with at most so many values is a list to BayBE; longer ones are continuous and rounded by us, and so
 are all where there are linear constraints: BayBE then searches every combination of listed values in turn."""
-SPARE = 2
-"""Points asked for beyond q on a box: rounding to the resolution can make a point one that is closed."""
 
 
-class BaybeOptions(PolicyOptions):
-    """Options of `Baybe`.
-
-    Args:
-        largest_pool: candidates above which a pool is refused, since BayBE holds all of them in memory.
-    """
-
-    largest_pool: int = Field(default=50_000, ge=2)
-
-
-class Baybe(Policy):
+class Baybe(Outsider):
     """Ask BayBE's default recommender (its Gaussian process, log expected improvement or hypervolume improvement)."""
 
-    Options: ClassVar[type[PolicyOptions]] = BaybeOptions
-    options: BaybeOptions
     name = "baybe"
+    who = WHO
+    takes_bounds = False
 
-    def __init__(self, options: BaybeOptions | None = None) -> None:
-        super().__init__(options)
-        outsiders.check_installed("baybe", "BayBE", "baybe")
-
-    def pick(self, situation: Situation) -> list[Pick]:
-        """Choose up to q open candidates, best first."""
-        outsiders.check_problem(WHO, situation.problem, constraints=False, goals=GOALS)
-        listed = outsiders.finite(situation.space, WHO, self.options.largest_pool)
-        known = outsiders.told(situation)
-        if not known.candidates:
-            return Random().pick(situation)
-        with outsiders.quiet(situation.seed_for("baybe")):
-            if listed is not None:
-                return self._from_list(situation, listed, known)
-            if isinstance(situation.space, BoxSpace):
-                return self._from_box(situation, situation.space, known)
-        return []
-
-    def _from_list(self, situation: Situation, space: FiniteSpace, known: Told) -> list[Pick]:
+    def from_list(self, situation: Situation, space: FiniteSpace, known: Told) -> list[Pick]:
+        """Choose among listed candidates."""
         from baybe.parameters import CategoricalParameter, NumericalDiscreteParameter  # noqa: PLC0415  optional
         from baybe.searchspace import SearchSpace, SubspaceDiscrete  # noqa: PLC0415  the same
 
@@ -95,7 +64,8 @@ class Baybe(Policy):
             for place, words in zip(found.index, said, strict=True)
         ]
 
-    def _from_box(self, situation: Situation, space: BoxSpace, known: Told) -> list[Pick]:
+    def from_box(self, situation: Situation, space: BoxSpace, known: Told) -> list[Pick]:
+        """Choose in a box."""
         from baybe.searchspace import SearchSpace  # noqa: PLC0415  optional
 
         axes = space.axes()
