@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,12 +90,21 @@ def run(name: str, text: str, sources: Sequence[str]) -> None:
         path = summarise(
             name,
             rows,
-            work=text,
+            work=text + _where(lines),
             command=f"make bench-{name}",
             protocol=settings["protocol"],
             arms={arm: words for arm, words in WORDS.items() if any(arm in arms for arms in found.values())},
         )
         say(f"wrote {path}")
+
+
+def _where(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Say so where units were shared among machines: seconds are those of the machine that measured."""
+    seen = Counter(line["versions"]["torch"].partition("+")[0] for line in lines)
+    if len(seen) < 2:
+        return ""
+    counts = ", ".join(f"{count} with torch {torch}" for torch, count in sorted(seen.items()))
+    return f" Units were shared among machines ({counts}); seconds are those of the machine that measured."
 
 
 def one_thread() -> None:
