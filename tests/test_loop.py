@@ -125,7 +125,7 @@ def test_a_changed_decision_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     campaign = _begin(tmp_path)
     asyncio.run(loop.run(campaign))
     again = Campaign.open("line", store=CampaignStore.open(tmp_path / "line.db"))
-    monkeypatch.setattr(ListSpace, "candidates", lambda space: space._candidates[::-1])
+    monkeypatch.setattr(ListSpace, "candidates", lambda space: space.listed[::-1])
     problems = verify_decisions(again)
     assert problems
     assert "choosing again gives" in problems[0]
