@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,9 +46,9 @@ STEP = 1e-4
 class Torch(Acquisition):
     """Values and slopes of a torch function."""
 
+    @abstractmethod
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """Return N values at N × d coordinates."""
-        raise NotImplementedError
 
     def values(self, points: Array) -> Array:
         """Return the value at each point."""
