@@ -18,8 +18,8 @@ from prefect.workers.process import ProcessWorker
 
 from flows.campaign import campaign_flow
 from flows.server import ServerProblem
+from orchestrator.config.base import NAME
 from orchestrator.config.read import load_campaign
-from orchestrator.config.schema import NAME
 from orchestrator.errors import ConfigError
 
 AS_IN_FILE = "empty: as in the file"

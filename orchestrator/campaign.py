@@ -16,8 +16,9 @@ from orchestrator.choosing import Choice, choose, purse_of, queue_of, settle
 from orchestrator.config.amendments import differences, refuse_amendment
 from orchestrator.config.check import check
 from orchestrator.config.defaults import IMPORTED
+from orchestrator.config.lab import LabConfig
 from orchestrator.config.read import Loaded, load_campaign, load_lab
-from orchestrator.config.schema import CampaignConfig, LabConfig
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import TARGET, Dataset, Problem, Proposal, Quantity
 from orchestrator.errors import ConfigError
 from orchestrator.execution.clock import Clock

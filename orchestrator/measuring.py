@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from orchestrator import plugins
 from orchestrator.config.check import BY_HAND_STEP
-from orchestrator.config.schema import CampaignConfig, LabConfig
+from orchestrator.config.lab import LabConfig
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import TARGET, Description, Proposal
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor

@@ -16,8 +16,9 @@ from typing import Any
 
 from orchestrator import plugins
 from orchestrator.abilities import ChoosesFidelity
+from orchestrator.config.base import Use
 from orchestrator.config.defaults import IMPORTED, MULTI_FIDELITY, default_surrogate
-from orchestrator.config.schema import CampaignConfig, Use
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import (
     TARGET,
     Candidate,

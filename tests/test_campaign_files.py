@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from orchestrator import plugins
 from orchestrator.config.check import check
+from orchestrator.config.lab import LabConfig
 from orchestrator.config.past_results import TableOptions
 from orchestrator.config.read import load_campaign, load_lab
-from orchestrator.config.schema import CampaignConfig, LabConfig
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.errors import ConfigError, MatloopError
 
 CAMPAIGNS = Path(__file__).parent.parent / "campaigns"

@@ -13,7 +13,8 @@ from orchestrator.config.amendments import differences, refuse_amendment
 from orchestrator.config.check import check
 from orchestrator.config.procedure import ProcedureCheck, offered
 from orchestrator.config.read import load_campaign, load_lab
-from orchestrator.config.schema import CampaignConfig, FixedInput, FromInput
+from orchestrator.config.schema import CampaignConfig
+from orchestrator.config.steps import FixedInput, FromInput
 from orchestrator.domain import Candidate
 from orchestrator.errors import ConfigError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.schema import ParameterEnvelope
+from orchestrator.config.lab import ParameterEnvelope
 from orchestrator.domain import (
     Absent,
     Attachment,

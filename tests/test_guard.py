@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config.schema import ParameterEnvelope, StepConfig
+from orchestrator.config.lab import ParameterEnvelope
+from orchestrator.config.steps import StepConfig
 from orchestrator.domain import (
     Candidate,
     Capability,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.schema import CampaignConfig, Use
+from orchestrator.config.base import Use
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Dataset, Outcome, Row
 from orchestrator.errors import NotEnoughData
 from orchestrator.planner import Parts, Planner

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config.schema import CampaignConfig, Use
+from orchestrator.config.base import Use
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.planner import Parts
 from orchestrator.replay import Trajectory, Truth, expected_at_random, interval, replay_once, score
 from tests.fakes import InOrder, ListSpace, point

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import main
+from orchestrator.config.base import Use
 from orchestrator.config.read import load_campaign
-from orchestrator.config.schema import CampaignConfig, Use
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Array, Objective, Problem, Proposal
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Parts

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.schema import CampaignConfig, DerivedConfig, StepConfig
+from orchestrator.config.schema import CampaignConfig, DerivedConfig
 from orchestrator.config.source import Path_, Source, dotted, read_file
+from orchestrator.config.steps import StepConfig
 
 ABSENT = "absent"
 OTHER_MEANING = "recorded values would mean something else"

@@ -13,6 +13,7 @@ from orchestrator.abilities import ChoosesFidelity, Learns
 from orchestrator.config.building import Builder
 from orchestrator.config.combinations import INPUTS, policies_for, surrogates_for
 from orchestrator.config.defaults import IMPORTED, MULTI_FIDELITY, default_surrogate
+from orchestrator.config.lab import LabConfig
 from orchestrator.config.messages import nearest
 from orchestrator.config.past_results import PastResult, PastResults, TableOptions, read_table
 from orchestrator.config.procedure import (
@@ -22,8 +23,9 @@ from orchestrator.config.procedure import (
     instrument_use,
 )
 from orchestrator.config.read import Loaded
-from orchestrator.config.schema import CampaignConfig, LabConfig, StepConfig
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.config.source import Path_
+from orchestrator.config.steps import StepConfig
 from orchestrator.domain import Dataset, Description, Problem, Spent
 from orchestrator.errors import ConfigError, IncompatibleError
 from orchestrator.protocols import (

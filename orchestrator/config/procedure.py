@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.config.lab import LabConfig
 from orchestrator.config.messages import nearest
-from orchestrator.config.schema import CampaignConfig, FixedInput, FromInput, LabConfig, StepConfig
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.config.source import Path_, Source
+from orchestrator.config.steps import FixedInput, FromInput, StepConfig
 from orchestrator.domain import TARGET, Capability, Description, Output, Parameter
 from orchestrator.errors import ConfigError
 from orchestrator.protocols import (

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from orchestrator.config.lab import LabConfig
 from orchestrator.config.messages import as_config_error
-from orchestrator.config.schema import CampaignConfig, LabConfig
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.config.source import Source, read_file
 from orchestrator.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""What a campaign file and a lab file may say: frozen pydantic models, unknown keys refused.
+"""What a campaign file may say: frozen pydantic models, unknown keys refused. `steps` and `lab` hold the other parts.
 
 The JSON Schema of `campaigns/schema.json` is generated from these classes.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
+from orchestrator.config.base import Finite, Name, PropertyName, Strict, Unit
+from orchestrator.config.base import Use as Use  # noqa: PLC0414  exported: benchmarks and defaults find it here
+from orchestrator.config.steps import StepConfig
 from orchestrator.domain import (
     TARGET,
     Budget,
@@ -22,27 +25,9 @@ from orchestrator.domain import (
     frozen,
     sha256,
 )
-from orchestrator.units import check_unit
-
-NAME = r"^[A-Za-z][A-Za-z0-9_-]{0,63}$"
-Name = Annotated[str, Field(pattern=NAME)]
-PropertyName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-Unit = Annotated[str, AfterValidator(check_unit)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Use(_Strict):
-    """A plug-in by name with its options."""
-
-    use: str = Field(min_length=1, description="entry-point name, or package.module:Class where the lab allows it")
-    options: dict[str, Any] = Field(default_factory=dict, description="the plug-in's own options")
-
-
-class ObjectiveConfig(_Strict):
+class ObjectiveConfig(Strict):
     """One property to pursue."""
 
     property: PropertyName
@@ -67,7 +52,7 @@ class ObjectiveConfig(_Strict):
         return self
 
 
-class ConstraintConfig(_Strict):
+class ConstraintConfig(Strict):
     """A bound that a measured property must satisfy."""
 
     property: PropertyName
@@ -86,48 +71,7 @@ class ConstraintConfig(_Strict):
         return self
 
 
-class FromInput(_Strict):
-    """A step's input taken from the candidate or from an earlier step's output."""
-
-    source: str = Field(
-        alias="from",
-        pattern=r"^[A-Za-z][A-Za-z0-9_-]*\.[A-Za-z][A-Za-z0-9_]*$",
-        description="candidate.PARAMETER, candidate.structure, or STEP.OUTPUT",
-    )
-
-
-class FixedInput(_Strict):
-    """A step's input with the same value in every trial."""
-
-    value: Finite | str
-    unit: Unit = "dimensionless"
-
-
-def _input_kind(content: object) -> str:
-    """Say which kind of input is meant, so that an error speaks of that kind only."""
-    is_from = "from" in content if isinstance(content, dict) else isinstance(content, FromInput)
-    return "from" if is_from else "value"
-
-
-StepInput = Annotated[
-    Annotated[FromInput, Tag("from")] | Annotated[FixedInput, Tag("value")], Discriminator(_input_kind)
-]
-
-
-class StepConfig(_Strict):
-    """One order to one instrument; steps run in the order of the file."""
-
-    step: Name
-    instrument: Name
-    capability: str | None = Field(default=None, description="needed where the instrument has several")
-    inputs: dict[str, StepInput] = Field(
-        default_factory=dict,
-        description="set-points by name; what is not named here comes from the candidate's parameter of that name",
-    )
-    cost: Annotated[float, Field(ge=0)] | None = Field(default=None, description="instead of the capability's own cost")
-
-
-class FidelityConfig(_Strict):
+class FidelityConfig(Strict):
     """A cheaper, less trusted way to a candidate's properties than the campaign's own procedure."""
 
     cost: Annotated[float, Field(ge=0)] = Field(default=1.0, description="price of a trial, in the budget's units")
@@ -137,7 +81,7 @@ class FidelityConfig(_Strict):
     )
 
 
-class ExpenseConfig(_Strict):
+class ExpenseConfig(Strict):
     """A price, in the budget's units, and a duration in hours."""
 
     cost: Annotated[float, Field(ge=0)] = 0.0
@@ -148,7 +92,7 @@ class ExpenseConfig(_Strict):
         return Expense(self.cost, self.hours)
 
 
-class ExpensesConfig(_Strict):
+class ExpensesConfig(Strict):
     """What a trial costs: a fixed part, what the candidate adds, and what has to be changed over before it."""
 
     cost: Annotated[float, Field(ge=0)] | None = Field(
@@ -181,7 +125,7 @@ class ExpensesConfig(_Strict):
         )
 
 
-class EarlierConfig(_Strict):
+class EarlierConfig(Strict):
     """A campaign of the same database whose results this one starts from."""
 
     campaign: Name
@@ -193,7 +137,7 @@ class EarlierConfig(_Strict):
     )
 
 
-class DerivedConfig(_Strict):
+class DerivedConfig(Strict):
     """A property computed from stored rows."""
 
     property: PropertyName
@@ -202,7 +146,7 @@ class DerivedConfig(_Strict):
     source: Name = Field(alias="from", description="the step whose outputs it is computed from")
 
 
-class InitialConfig(_Strict):
+class InitialConfig(Strict):
     """What to measure before there is anything to learn from; or results that exist already."""
 
     use: str = Field(default="diverse", description="an acquisition policy that needs no surrogate, or 'table'")
@@ -210,7 +154,7 @@ class InitialConfig(_Strict):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class RefitConfig(_Strict):
+class RefitConfig(Strict):
     """When to train fully; in between, results refresh the surrogate cheaply."""
 
     every: Annotated[int, Field(ge=1)] = Field(default=1, description="new labels between full trainings")
@@ -222,7 +166,7 @@ class RefitConfig(_Strict):
     )
 
 
-class BudgetConfig(_Strict):
+class BudgetConfig(Strict):
     """Caps that the database enforces; at least one."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
@@ -237,7 +181,7 @@ class BudgetConfig(_Strict):
         return self
 
 
-class CampaignConfig(_Strict):
+class CampaignConfig(Strict):
     """One campaign file."""
 
     name: Name
@@ -338,33 +282,6 @@ class CampaignConfig(_Strict):
     def sha256(self) -> str:
         """Return the hash of `snapshot`."""
         return sha256(canonical_json(self.snapshot()))
-
-
-class ParameterEnvelope(_Strict):
-    """Tighter bounds, in the parameter's declared unit, than the instrument itself has."""
-
-    min: Finite | None = None
-    max: Finite | None = None
-
-
-class LabInstrument(_Strict):
-    """An instrument that exists at the site."""
-
-    use: str = Field(min_length=1)
-    options: dict[str, Any] = Field(default_factory=dict)
-    envelope: dict[PropertyName, ParameterEnvelope] = Field(
-        default_factory=dict,
-        description="safety bounds by parameter: they bound the search and are checked before orders",
-    )
-    cost: Annotated[float, Field(ge=0)] | None = None
-
-
-class LabConfig(_Strict):
-    """One lab file: the instruments that exist, and the modules that files may name classes of."""
-
-    name: Name = "lab"
-    instruments: dict[Name, LabInstrument] = Field(default_factory=dict)
-    allowed_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...] = ()
 
 
 def _no_twice(key: str, names: list[str]) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from orchestrator.config.schema import ParameterEnvelope, StepConfig
+from orchestrator.config.lab import ParameterEnvelope
+from orchestrator.config.steps import StepConfig
 from orchestrator.domain import (
     Absent,
     Capability,

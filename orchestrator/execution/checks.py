@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import NoReturn
 
-from orchestrator.config.schema import ParameterEnvelope
+from orchestrator.config.lab import ParameterEnvelope
 from orchestrator.domain import (
     Capability,
     Crystal,

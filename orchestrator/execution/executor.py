@@ -15,7 +15,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-from orchestrator.config.schema import ParameterEnvelope, StepConfig
+from orchestrator.config.lab import ParameterEnvelope
+from orchestrator.config.steps import StepConfig
 from orchestrator.domain import TARGET, Capability, Description, Identity, Order
 from orchestrator.errors import Busy, ConfigError, IllegalTransition, Rejected, Stopped, StoreError, Unanswered
 from orchestrator.execution.answers import Question, questions

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import NoReturn
 
-from orchestrator.config.schema import FixedInput, FromInput, StepConfig
+from orchestrator.config.steps import FixedInput, FromInput, StepConfig
 from orchestrator.domain import Candidate, Capability, Crystal, Order, Parameter, Quantity, Value, frozen
 from orchestrator.errors import Rejected
 from orchestrator.record.views import StepOutput

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import earlier
+from orchestrator.config.base import Use
 from orchestrator.config.read import Loaded, load_campaign
-from orchestrator.config.schema import CampaignConfig, Use
+from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Row
 from orchestrator.errors import ConfigError
 from orchestrator.planner import Parts

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator import plugins
-from orchestrator.config.schema import CampaignConfig, StepConfig
+from orchestrator.config.schema import CampaignConfig
+from orchestrator.config.steps import StepConfig
 from orchestrator.domain import Candidate, JsonObject
 from orchestrator.errors import InstrumentError
 from orchestrator.execution.inputs import Context, build_order

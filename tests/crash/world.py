@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.schema import CampaignConfig, StepConfig
+from orchestrator.config.schema import CampaignConfig
+from orchestrator.config.steps import StepConfig
 from orchestrator.domain import Candidate, DecisionSummary, Proposal
 from orchestrator.record.store import CampaignStore, StepPlan
 from orchestrator.record.views import TrialInfo
