@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from instruments import commands_kit
+
 if TYPE_CHECKING:
     from instruments.declarations import Finding
     from orchestrator.protocols import Instrument
@@ -34,6 +36,9 @@ MARKS = {True: "ok  ", False: "FAIL", None: "skip"}
 @click.group()
 def instrument() -> None:
     """List and check instrument drivers; answer tasks for people."""
+
+
+instrument.add_command(commands_kit.chaos)
 
 
 @instrument.command("list")
