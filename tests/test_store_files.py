@@ -81,7 +81,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     """A newer database asks for a newer matloop, an unknown one for the program that wrote it; nothing is changed."""
     path = tmp_path / "campaigns.db"
     CampaignStore.open(path).close()
-    for version, advice in (("2", "install a newer matloop"), ("old", "the matloop that wrote it")):
+    for version, advice in (("99", "install a newer matloop"), ("old", "the matloop that wrote it")):
         raw = sqlite3.connect(path)
         raw.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (version,))
         raw.commit()

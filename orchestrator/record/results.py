@@ -18,6 +18,7 @@ from orchestrator.record.base import StorePart, check_row, config_of
 from orchestrator.record.database import Write
 from orchestrator.record.earlier import KEY, Kept, link_of
 from orchestrator.record.recording import check_finite
+from orchestrator.record.service import doubts
 from orchestrator.record.states import StepState, TrialState, trial_state
 from orchestrator.record.views import StepOutput
 from orchestrator.units import convert, scale
@@ -52,12 +53,14 @@ class Results(StorePart):
             applied = _applied(connection, campaign)
             objectives = _objectives(connection, campaign)
             current = None if wanted is not None else _current_versions(connection, campaign)
+            # a decision of the past is chosen again from what was trusted then
+            doubted = doubts(connection, campaign) if wanted is None else {}
             rows: list[DatasetRow] = []
             without: dict[int, str] = {}  # trials for which a derived property could not be computed
             valued: set[int] = set()
             for row in connection.execute(_measurements(campaign)):
                 trial = trials[row.trial_id]
-                if trial.state not in FINISHED or row.quality != Quality.GOOD:
+                if trial.state not in FINISHED or row.quality != Quality.GOOD or row.trial_id in doubted:
                     continue
                 if current is not None and row.kind == "derived" and current.get(row.property) != row.version:
                     continue

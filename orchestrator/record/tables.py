@@ -3,7 +3,7 @@
 Three kinds: *history* is only ever appended to; *state* rows change along the legal pairs of `states` and are never
 deleted; `meta` describes the database. Triggers (`triggers`) enforce it. Every row of history and state carries
 `row_sha`, the hash of its other columns, and every event names the rows that its transaction wrote with their hashes,
-so that `verify` finds a changed, deleted or exchanged row.
+so that `verify` finds a changed, deleted or exchanged row. Tables of samples and of the lab's resources: `lab_tables`.
 
 Costs are whole millionths of the campaign's cost unit: sums of binary fractions would miss a cap by a rounding error.
 Columns that hold JSON hold it in canonical form. No money, no float compares, no cascades.
@@ -11,44 +11,19 @@ Columns that hold JSON hold it in canonical form. No money, no float compares, n
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import cast
 
-from sqlalchemy import BigInteger, CheckConstraint, Index, MetaData, Table, UniqueConstraint, text
-from sqlmodel import Field, SQLModel
+from sqlalchemy import CheckConstraint, Index, Table, UniqueConstraint, text
+from sqlmodel import Field
 
+from orchestrator.record.lab_tables import Hold, Resource, Sample, SampleFate, Supply
+from orchestrator.record.service_tables import Doubt, QuestionRow, ReferenceRow, Reply, ServiceRow
 from orchestrator.record.states import OPEN_ATTEMPT, SLOT_HOLDING, AttemptState, CampaignState, StepState
+from orchestrator.record.table_base import Record, big, may_point_to, one_of, points_to
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FINITE = "BETWEEN -1e300 AND 1e300"
 """Refuses NaN, infinities and, on SQLite, text: all three compare outside every interval (measured on both)."""
-
-
-def one_of(states: Any) -> str:
-    """Write states as an SQL list of literals; bound parameters would keep partial indexes from being used."""
-    return "(" + ", ".join(f"'{state}'" for state in states) + ")"
-
-
-def _big(**options: Any) -> Any:
-    return Field(sa_type=BigInteger, **options)  # PostgreSQL's INTEGER has 32 bits: no room for microseconds
-
-
-def _points_to(table: str) -> Any:
-    return Field(foreign_key=f"{table}.id", ondelete="RESTRICT")
-
-
-def _may_point_to(table: str) -> Any:
-    return Field(default=None, foreign_key=f"{table}.id", ondelete="RESTRICT")
-
-
-class Record(SQLModel):
-    """Base of all tables, with a metadata of its own and names for every constraint."""
-
-    metadata: ClassVar[MetaData] = MetaData(
-        naming_convention={
-            "pk": "pk_%(table_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-        }
-    )
 
 
 class Meta(Record, table=True):
@@ -81,19 +56,19 @@ class Campaign(Record, table=True):
     id: int | None = Field(default=None, primary_key=True)
     uuid: str
     name: str
-    seed: int = _big()
+    seed: int = big()
     file: str
     state: str
     state_reason: str
     revision: int
-    cap_trials: int | None = _big(default=None)
+    cap_trials: int | None = big(default=None)
     cap_hours: float | None = None
-    cap_cost: int | None = _big(default=None)
-    reserved_trials: int = _big()
-    reserved_cost: int = _big()
-    spent_trials: int = _big()
-    spent_cost: int = _big()
-    created_at: int = _big()
+    cap_cost: int | None = big(default=None)
+    reserved_trials: int = big()
+    reserved_cost: int = big()
+    spent_trials: int = big()
+    spent_cost: int = big()
+    created_at: int = big()
     row_sha: str
 
 
@@ -106,8 +81,8 @@ class Ledger(Record, table=True):
         CheckConstraint("hours BETWEEN 0 AND 1e300", name="ck_ledger_hours"),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    events: int = _big()
+    campaign_id: int = points_to("campaign")
+    events: int = big()
     head_sha: str
     hours: float
     row_sha: str
@@ -119,12 +94,12 @@ class Revision(Record, table=True):
     __tablename__ = "revision"
     __table_args__ = (UniqueConstraint("campaign_id", "number", name="uq_revision_number"),)
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     number: int
     config: str
     config_sha256: str
     actor: str
-    at: int = _big()
+    at: int = big()
     row_sha: str
 
 
@@ -134,10 +109,10 @@ class Link(Record, table=True):
     __tablename__ = "link"
     __table_args__ = (Index("ix_link_campaign", "campaign_id", "key"),)
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     key: str
     value: str
-    at: int = _big()
+    at: int = big()
     row_sha: str
 
 
@@ -147,11 +122,11 @@ class Veto(Record, table=True):
     __tablename__ = "veto"
     __table_args__ = (UniqueConstraint("campaign_id", "candidate_sha", name="uq_veto_candidate"),)
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     candidate_sha: str
     actor: str
     reason: str
-    at: int = _big()
+    at: int = big()
     row_sha: str
 
 
@@ -164,7 +139,7 @@ class CandidateRow(Record, table=True):
         CheckConstraint("length(sha) = 64", name="ck_candidate_sha"),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     sha: str
     label: str
     content: str
@@ -180,16 +155,16 @@ class Fit(Record, table=True):
         CheckConstraint("length(checkpoint_sha256) = 64", name="ck_fit_checkpoint"),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     number: int
-    parent_id: int | None = _may_point_to("fit")
+    parent_id: int | None = may_point_to("fit")
     surrogate: str
-    seed: int = _big()
+    seed: int = big()
     seen: str
     report: str
     checkpoint_sha256: str
     revision: int
-    at: int = _big()
+    at: int = big()
     row_sha: str
 
 
@@ -199,7 +174,7 @@ class Decision(Record, table=True):
     __tablename__ = "decision"
     __table_args__ = (UniqueConstraint("campaign_id", "number", name="uq_decision_number"),)
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     number: int
     policy: str
     purpose: str
@@ -207,14 +182,14 @@ class Decision(Record, table=True):
     seen_sha256: str
     pending: str
     closed_sha256: str
-    fit_id: int | None = _may_point_to("fit")
-    seed: int = _big()
+    fit_id: int | None = may_point_to("fit")
+    seed: int = big()
     device: str
     threads: int
     summary: str
     seconds: float
     revision: int
-    at: int = _big()
+    at: int = big()
     row_sha: str
 
 
@@ -224,10 +199,10 @@ class ProposalRow(Record, table=True):
     __tablename__ = "proposal"
     __table_args__ = (UniqueConstraint("decision_id", "position", name="uq_proposal_position"),)
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    decision_id: int = _points_to("decision")
+    campaign_id: int = points_to("campaign")
+    decision_id: int = points_to("decision")
     position: int
-    candidate_id: int = _points_to("candidate")
+    candidate_id: int = points_to("candidate")
     content: str
     row_sha: str
 
@@ -244,18 +219,18 @@ class Trial(Record, table=True):
         CheckConstraint("charge IN ('none', 'reserved', 'spent')", name="ck_trial_charge"),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     number: int
-    decision_id: int = _points_to("decision")
-    proposal_id: int = _points_to("proposal")
-    candidate_id: int = _points_to("candidate")
+    decision_id: int = points_to("decision")
+    proposal_id: int = points_to("proposal")
+    candidate_id: int = points_to("candidate")
     fidelity: str
     replicate: int
     charge: str
     sample: str
-    planned_at: int = _big()
-    started_at: int | None = _big(default=None)
-    ended_at: int | None = _big(default=None)
+    planned_at: int = big()
+    started_at: int | None = big(default=None)
+    ended_at: int | None = big(default=None)
     row_sha: str
 
 
@@ -265,7 +240,7 @@ _HOLDING = text(f"state IN {one_of(SLOT_HOLDING)}")
 
 
 class Step(Record, table=True):
-    """State: one order to one instrument within a trial; `fence` counts the claims."""
+    """State: one order to one instrument within a trial; `fence` counts the claims, `not_before` ends a wait."""
 
     __tablename__ = "step"
     __table_args__ = (
@@ -277,18 +252,19 @@ class Step(Record, table=True):
         Index("ix_step_claimed", "campaign_id", sqlite_where=_CLAIMED, postgresql_where=_CLAIMED),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    trial_id: int = _points_to("trial")
+    campaign_id: int = points_to("campaign")
+    trial_id: int = points_to("trial")
     position: int
     name: str
     instrument: str
     capability: str
-    cost: int = _big()
+    cost: int = big()
     state: str
     reason: str
     owner: str
     fence: int
     attempts: int
+    not_before: int | None = big(default=None)
     row_sha: str
 
 
@@ -310,22 +286,22 @@ class Attempt(Record, table=True):
         Index("ix_attempt_trial", "trial_id"),  # for the same reason none on campaign_id alone
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    trial_id: int = _points_to("trial")
-    step_id: int = _points_to("step")
+    campaign_id: int = points_to("campaign")
+    trial_id: int = points_to("trial")
+    step_id: int = points_to("step")
     number: int
     dispatch_key: str
     instrument: str
     place: str
     slot: int
-    cost: int = _big()
+    cost: int = big()
     state: str
     request: str
     handle: str | None = None
     raw_sha256: str | None = None
     effect: str | None = None
     note: str
-    created_at: int = _big()
+    created_at: int = big()
     row_sha: str
 
 
@@ -355,9 +331,9 @@ class MeasurementRow(Record, table=True):
         Index("ix_measurement_campaign", "campaign_id"),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    trial_id: int = _points_to("trial")
-    attempt_id: int | None = _may_point_to("attempt")
+    campaign_id: int = points_to("campaign")
+    trial_id: int = points_to("trial")
+    attempt_id: int | None = may_point_to("attempt")
     kind: str
     step: str
     property: str
@@ -367,7 +343,7 @@ class MeasurementRow(Record, table=True):
     quality: str
     version: str
     reason: str
-    measured_at: int = _big()
+    measured_at: int = big()
     raw_sha256: str | None = None
     row_sha: str
 
@@ -378,11 +354,11 @@ class Derivation(Record, table=True):
     __tablename__ = "derivation"
     __table_args__ = (Index("ix_derivation_campaign", "campaign_id", "property"),)
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
+    campaign_id: int = points_to("campaign")
     property: str
     unit: str
     version: str
-    at: int = _big()
+    at: int = big()
     row_sha: str
 
 
@@ -396,26 +372,13 @@ class Artifact(Record, table=True):
         Index("ix_artifact_campaign", "campaign_id", "kind"),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    trial_id: int = _points_to("trial")
-    attempt_id: int = _points_to("attempt")
+    campaign_id: int = points_to("campaign")
+    trial_id: int = points_to("trial")
+    attempt_id: int = points_to("attempt")
     kind: str
     name: str
     media_type: str
     content: str
-    row_sha: str
-
-
-class Sample(Record, table=True):
-    """History: the physical object that a trial makes and moves between instruments."""
-
-    __tablename__ = "sample"
-    __table_args__ = (UniqueConstraint("campaign_id", "name", name="uq_sample_name"),)
-    id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    trial_id: int = _points_to("trial")
-    name: str
-    at: int = _big()
     row_sha: str
 
 
@@ -429,15 +392,15 @@ class Event(Record, table=True):
         UniqueConstraint("campaign_id", "prev_sha", name="uq_event_prev"),
     )
     id: int | None = Field(default=None, primary_key=True)
-    campaign_id: int = _points_to("campaign")
-    number: int = _big()
+    campaign_id: int = points_to("campaign")
+    number: int = big()
     op_id: str
-    at: int = _big()
+    at: int = big()
     actor: str
     kind: str
     trial: int | None = None
-    step_id: int | None = _may_point_to("step")
-    attempt_id: int | None = _may_point_to("attempt")
+    step_id: int | None = may_point_to("step")
+    attempt_id: int | None = may_point_to("attempt")
     state_from: str
     state_to: str
     note: str
@@ -467,10 +430,44 @@ measurement = _table(MeasurementRow)
 derivation = _table(Derivation)
 artifact = _table(Artifact)
 sample = _table(Sample)
+sample_fate = _table(SampleFate)
+resource = _table(Resource)
+hold = _table(Hold)
+supply = _table(Supply)
 event = _table(Event)
+service = _table(ServiceRow)
+question = _table(QuestionRow)
+reply = _table(Reply)
+doubt = _table(Doubt)
+reference = _table(ReferenceRow)
 
-HISTORY = (revision, link, veto, candidate, fit, decision, proposal, measurement, derivation, artifact, sample, event)
+HISTORY = (
+    revision,
+    link,
+    veto,
+    candidate,
+    fit,
+    decision,
+    proposal,
+    measurement,
+    derivation,
+    artifact,
+    sample,
+    sample_fate,
+    event,
+    service,
+    question,
+    reply,
+    doubt,
+    reference,
+)
 """Tables that are only ever appended to."""
 
 STATE = (campaign, ledger, trial, step, attempt)
 """Tables whose rows change, and are never deleted."""
+
+LAB_HISTORY = (supply,)
+"""As `HISTORY`, of the whole lab: in no campaign's chain of events, so that `verify` adds them up instead."""
+
+LAB_STATE = (resource, hold)
+"""As `STATE`, of the whole lab."""
