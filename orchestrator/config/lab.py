@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from orchestrator.config.base import Finite, Name, PropertyName, Strict
+from orchestrator.config.resources import ResourceConfig
 
 
 class ParameterEnvelope(Strict):
@@ -33,4 +34,7 @@ class LabConfig(Strict):
 
     name: Name = "lab"
     instruments: dict[Name, LabInstrument] = Field(default_factory=dict)
+    resources: dict[Name, ResourceConfig] = Field(
+        default_factory=dict, description="places and stocks that the steps of all campaigns share"
+    )
     allowed_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...] = ()

@@ -15,7 +15,7 @@ from orchestrator.execution.answers import record_told
 from orchestrator.execution.checks import check_result
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.raw import unpack
-from orchestrator.record.states import AttemptState, StepState
+from orchestrator.record.states import STEP_ENDED, AttemptState, StepState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import AttemptInfo, StepInfo
 
@@ -108,7 +108,7 @@ def _told_step(store: CampaignStore, name: str, trial_number: int) -> StepInfo:
         names = ", ".join(step.instrument for step in trial.steps)
         message = f"trial {trial_number} of {name!r} is measured by {names}; only trials measured by hand can be told"
         raise StoreError(message)
-    if step.state in (StepState.RECORDED, StepState.FAILED, StepState.CANCELLED):
+    if step.state in STEP_ENDED:
         message = f"trial {trial_number} of {name!r} is {trial.state}: its result was told already"
         raise StoreError(message)
     return step

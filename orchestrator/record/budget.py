@@ -15,7 +15,7 @@ from orchestrator.errors import BudgetSpent
 from orchestrator.record import statements, tables
 from orchestrator.record.base import MICRO, current
 from orchestrator.record.database import Write, mapping
-from orchestrator.record.states import StepState
+from orchestrator.record.states import STEP_ENDED
 
 
 def reserve(write: Write, campaign: Row[Any], trials: int, cost: int) -> None:
@@ -88,7 +88,7 @@ def settle(write: Write, attempt: Row[Any], *, happened: bool) -> int:
     if any(mapping(campaign)[key] != value for key, value in values.items()):
         write.change(tables.campaign, campaign, **values)
     states = {one.state for one in steps_of(write, trial.id)}
-    ended = write.now if states <= {StepState.RECORDED, StepState.FAILED, StepState.CANCELLED} else None
+    ended = write.now if states <= set(STEP_ENDED) else None
     if charge != trial.charge or ended is not None:
         write.change(tables.trial, trial, charge=charge, ended_at=ended)
     return int(trial.number)

@@ -1,4 +1,4 @@
-"""The two state machines, each as one set of legal pairs.
+"""The state machines, each as one set of legal pairs.
 
 From these sets come the database triggers, the test of the machines and the diagram in the documentation.
 A trial's state is derived from its steps by `trial_state`; nobody writes it by hand.
@@ -19,6 +19,8 @@ class StepState(StrEnum):
     RECORDED = "RECORDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    SKIPPED = "SKIPPED"
+    """A condition of the procedure did not hold: nothing was done, and nothing is wrong."""
 
 
 class AttemptState(StrEnum):
@@ -54,6 +56,14 @@ class CampaignState(StrEnum):
     DONE = "DONE"
 
 
+class HoldState(StrEnum):
+    """What became of what an attempt held of a resource."""
+
+    HELD = "HELD"
+    SPENT = "SPENT"
+    RETURNED = "RETURNED"
+
+
 S, A, C = StepState, AttemptState, CampaignState
 
 STEP_PAIRS: frozenset[tuple[StepState, StepState]] = frozenset(
@@ -65,8 +75,15 @@ STEP_PAIRS: frozenset[tuple[StepState, StepState]] = frozenset(
         (S.OPEN, S.FAILED),
         (S.OPEN, S.PLANNED),  # the attempt ended NOT_STARTED or FAILED and the retry table allows another
         (S.PLANNED, S.CANCELLED),
+        (S.PLANNED, S.SKIPPED),
     }
 )
+
+STEP_DONE = (S.RECORDED, S.SKIPPED)
+"""States after which the next step may begin."""
+
+STEP_ENDED = (*STEP_DONE, S.FAILED, S.CANCELLED)
+"""States in which a step stays."""
 
 ATTEMPT_PAIRS: frozenset[tuple[AttemptState, AttemptState]] = frozenset(
     {
@@ -107,6 +124,8 @@ CAMPAIGN_PAIRS: frozenset[tuple[CampaignState, CampaignState]] = frozenset(
     }
 )
 
+HOLD_PAIRS = frozenset({(HoldState.HELD, HoldState.SPENT), (HoldState.HELD, HoldState.RETURNED)})
+
 OPEN_ATTEMPT = (A.INTENT, A.SUBMITTED, A.RUNNING, A.UNKNOWN, A.MEASURED, A.HELD)
 """States in which an attempt still holds its step: at most one such attempt a step."""
 
@@ -121,15 +140,15 @@ def trial_state(steps: Iterable[StepState]) -> TrialState:
         steps: states in the order of the procedure.
 
     Returns:
-        FAILED if a step failed; ABANDONED if a step was cancelled and none failed; COMPLETED if all are recorded;
-        PLANNED if none was begun; RUNNING otherwise.
+        FAILED if a step failed; ABANDONED if a step was cancelled and none failed, or all were skipped; COMPLETED if
+        all are recorded or skipped; PLANNED if none was begun; RUNNING otherwise.
     """
     states = list(steps)
     if S.FAILED in states:
         return TrialState.FAILED
-    if S.CANCELLED in states:
+    if S.CANCELLED in states or (states and all(state is S.SKIPPED for state in states)):
         return TrialState.ABANDONED
-    if states and all(state is S.RECORDED for state in states):
+    if states and all(state in STEP_DONE for state in states):
         return TrialState.COMPLETED
     if all(state is S.PLANNED for state in states):
         return TrialState.PLANNED

@@ -24,6 +24,7 @@ from orchestrator.record.states import (
     ATTEMPT_PAIRS,
     OPEN_ATTEMPT,
     SLOT_HOLDING,
+    STEP_DONE,
     AttemptState,
     CampaignState,
     StepState,
@@ -57,7 +58,7 @@ class Steps(StorePart):
         """Take a planned step, so that nobody else works on it.
 
         Args:
-            step_id: of a PLANNED step whose earlier steps are recorded.
+            step_id: of a PLANNED step whose earlier steps are recorded or skipped.
             owner: who claims.
 
         Returns:
@@ -71,7 +72,7 @@ class Steps(StorePart):
             row = write.row(tables.step, step_id)
             _want(row, StepState.PLANNED, "claim")
             steps = steps_of(write, row.trial_id)
-            waiting = [one.name for one in steps if one.position < row.position and one.state != StepState.RECORDED]
+            waiting = [one.name for one in steps if one.position < row.position and one.state not in STEP_DONE]
             if waiting:
                 message = f"step {row.name!r} ({step_id}) cannot be claimed before {', '.join(waiting)} is recorded"
                 raise IllegalTransition(message)
@@ -192,7 +193,8 @@ class Steps(StorePart):
                 values["charge"] = "reserved"
             write.change(tables.trial, trial, **values)
             if sample and not trial.sample:
-                write.insert(tables.sample, campaign_id=write.campaign, trial_id=trial.id, name=sample, at=write.now)
+                at = {"campaign_id": write.campaign, "trial_id": trial.id, "at": write.now}
+                write.insert(tables.sample, name=sample, parents="[]", **at)
             change = ("", AttemptState.INTENT)
             write.event("intent", row.owner, trial=trial.number, step=step_id, attempt=attempt, change=change)
             return _one(write.connection, attempt)

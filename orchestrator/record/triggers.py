@@ -18,10 +18,12 @@ from orchestrator.record import tables
 from orchestrator.record.states import (
     ATTEMPT_PAIRS,
     CAMPAIGN_PAIRS,
+    HOLD_PAIRS,
     OPEN_ATTEMPT,
     STEP_PAIRS,
     AttemptState,
     CampaignState,
+    HoldState,
     StepState,
 )
 
@@ -33,6 +35,7 @@ _MACHINES: tuple[tuple[Table, Iterable[tuple[Any, Any]], str, tuple[Any, ...] | 
     (tables.campaign, CAMPAIGN_PAIRS, CampaignState.ACTIVE, None),
     (tables.step, STEP_PAIRS, StepState.PLANNED, _OPEN_STEP),
     (tables.attempt, ATTEMPT_PAIRS, AttemptState.INTENT, OPEN_ATTEMPT),
+    (tables.hold, HOLD_PAIRS, HoldState.HELD, (HoldState.HELD,)),
 )
 """Table, legal pairs, first state, and the states in which a row may change at all (None: in every state)."""
 
@@ -54,8 +57,14 @@ _FIXED = {
         "request",
         "created_at",
     ),
+    "resource": ("name", "kind", "unit"),
+    "hold": ("attempt_id", "resource_id", "amount", "at"),
 }
 """Columns of state tables that never change."""
+
+
+EVERY = (*tables.HISTORY, *tables.STATE, *tables.LAB_HISTORY, *tables.LAB_STATE)
+"""Tables that keep every row."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,9 @@ def guards() -> list[Guard]:
     for name, columns in _FIXED.items():
         moved = " OR ".join(f"OLD.{column} <> NEW.{column}" for column in ("id", *columns))
         found.append(Guard(f"tr_{name}_fixed", name, "UPDATE", moved, f"what identifies a {name} cannot change"))
-    history, every = [table.name for table in tables.HISTORY], [*tables.HISTORY, *tables.STATE]
+    history = [table.name for table in (*tables.HISTORY, *tables.LAB_HISTORY)]
     found += [Guard(f"tr_{name}_update", name, "UPDATE", "", f"{name} is append-only") for name in history]
-    found += [Guard(f"tr_{t.name}_delete", t.name, "DELETE", "", f"{t.name} keeps every row") for t in every]
+    found += [Guard(f"tr_{t.name}_delete", t.name, "DELETE", "", f"{t.name} keeps every row") for t in EVERY]
     return found
 
 
@@ -112,7 +121,7 @@ def trigger_ddl(dialect: str) -> list[str]:
     statements += [
         f"CREATE TRIGGER tr_{table.name}_truncate BEFORE TRUNCATE ON {table.name} FOR EACH STATEMENT "
         f"EXECUTE FUNCTION matloop_refuse('{table.name} keeps every row')"
-        for table in (*tables.HISTORY, *tables.STATE)
+        for table in EVERY
     ]
     return statements
 
