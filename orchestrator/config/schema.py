@@ -181,6 +181,15 @@ class BudgetConfig(Strict):
         return self
 
 
+class ScheduleConfig(Strict):
+    """How it is decided who goes next on an instrument that several trials wait for."""
+
+    use: Literal["plain", "cp_sat"] = Field(
+        default="plain", description="list scheduling with improvement, or OR-tools' CP-SAT (extra 'schedule')"
+    )
+    seconds: Annotated[float, Field(gt=0, le=600)] = Field(default=5.0, description="time for one plan of CP-SAT")
+
+
 class CampaignConfig(Strict):
     """One campaign file."""
 
@@ -211,6 +220,7 @@ class CampaignConfig(Strict):
     queue: Annotated[int, Field(ge=0, le=1024)] = Field(
         default=0, description="trials planned ahead of those in flight; they are ranked anew with every result"
     )
+    schedule: ScheduleConfig = ScheduleConfig()
     refit: RefitConfig = RefitConfig()
     budget: BudgetConfig
     stop: tuple[Use, ...] = ()
