@@ -1,0 +1,1 @@
+"""Devices that describe themselves over SiLA 2."""
