@@ -21,7 +21,7 @@ import click
 from instruments import commands_kit
 
 if TYPE_CHECKING:
-    from instruments.declarations import Finding
+    from instruments.conformance_rules import Finding
     from orchestrator.protocols import Instrument
 
 FOLDER = click.option(

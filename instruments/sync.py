@@ -212,8 +212,10 @@ class BlockingInstrument:
         work.add_done_callback(self._works.discard)
         work.add_done_callback(lambda _: self._forget(lane, job))
         limit = min(order.deadline_s, capability.longest_s)
+        answer = asyncio.wrap_future(work)
+        answer.add_done_callback(_heard)  # it may end long after nobody waits for it any more
         try:
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(work)), limit)
+            return await asyncio.wait_for(asyncio.shield(answer), limit)
         except TimeoutError as error:
             job.request_stop()
             self._identity = None  # a late answer must not meet the next question
@@ -270,3 +272,8 @@ class BlockingInstrument:
     def _forget(self, lane: Lane, job: Job) -> None:
         if self._jobs.get(lane) is job:  # the next job may stand there already
             del self._jobs[lane]
+
+
+def _heard(answer: asyncio.Future[Result]) -> None:
+    if not answer.cancelled():
+        answer.exception()

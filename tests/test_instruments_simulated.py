@@ -114,9 +114,14 @@ async def test_bad_readings() -> None:
     assert broken["stale"].measured_at is not None
     assert now is not None
     assert 0 <= now - broken["stale"].measured_at < 60e6
-    for kind in ("nan", "wrong_unit", "stale"):
+    rules = {
+        "nan": "readings are finite and valid",
+        "wrong_unit": "readings have the declared dimension",
+        "stale": "time stamps are now",
+    }
+    for kind, rule in rules.items():
         findings = await conformance.check(simulated(faults={kind: 1.0}), level=2, order=fire())
-        assert "fire: readings are as declared" in {f.check for f in conformance.failures(findings)}
+        assert f"fire: {rule}" in {f.check for f in conformance.failures(findings)}
 
 
 async def test_faults_are_fixed_by_the_seed_and_come_as_often_as_asked() -> None:

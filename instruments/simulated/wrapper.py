@@ -33,7 +33,7 @@ from orchestrator.domain import (
     Whereabouts,
     canonical_json,
 )
-from orchestrator.errors import Aborted, Busy, Fault, Interlocked, NotConnected, PluginError, Rejected, TimedOut
+from orchestrator.errors import Aborted, Busy, Effect, Fault, Interlocked, NotConnected, PluginError, Rejected, TimedOut
 from orchestrator.protocols import Events, Instrument, Options, Recoverable
 from orchestrator.units import convert, scale
 
@@ -151,8 +151,12 @@ class Simulated:
         await self.inner.close()
 
     async def health(self) -> Health:
-        """Return the health of the inner instrument."""
-        return await self.inner.health()
+        """Say busy while simulated time passes; else what the inner instrument says."""
+        health = await self.inner.health()
+        at_work = len(self._waiting)
+        if health.state == "ready" and at_work >= (await self.inner.describe()).slots:
+            return Health("busy", f"{at_work} orders at work")
+        return health
 
     async def run(self, order: Order, events: Events) -> Result:
         """Take simulated time, let the inner instrument work, and spoil what it gives."""
@@ -206,7 +210,8 @@ class Simulated:
         if lasts is None:
             return
         draw = float(generator(self.options.seed, order, "duration").standard_normal())
-        left = total = max(0.1 * lasts.mean, lasts.mean + lasts.sd * max(-FAR_OUT, min(FAR_OUT, draw)))
+        total = max(0.1 * lasts.mean, lasts.mean + lasts.sd * max(-FAR_OUT, min(FAR_OUT, draw)))
+        left = min(total, order.deadline_s)
         earlier = len(self._aborts)
         while left > 0:
             if len(self._aborts) > earlier or events.abort_requested():
@@ -216,6 +221,9 @@ class Simulated:
             await events.sleep(min(SLICE_S, left))
             left -= SLICE_S
             events.progress(min(1.0, 1 - max(0.0, left) / total))
+        if total > order.deadline_s:
+            message = f"simulated: no result within {order.deadline_s:g} s; the work would last {total:.0f} s"
+            raise TimedOut(message, effect=Effect.STARTED)
 
     async def _spoiled(self, order: Order, result: Result, fault: FaultKind | None) -> Result:
         capability = (await self.describe()).capability(order.capability)

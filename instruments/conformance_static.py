@@ -1,16 +1,22 @@
-"""Level 0 of the conformance checks: what a driver declares, and how findings are collected."""
+"""Level 0 of the conformance checks: what a driver declares. Nothing is opened."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import inspect
+import json
 import math
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
+from functools import cache
 
 from pydantic import BaseModel
 
+from instruments.conformance_rules import Findings
 from orchestrator.domain import Capability, Description, Limit, Output, Parameter, Recovery
 from orchestrator.errors import UnitError
 from orchestrator.protocols import Instrument, Recoverable
@@ -19,55 +25,22 @@ from orchestrator.units import check_unit
 OFFLINE_S = 5.0
 """`describe` is asked while a campaign file is checked, before any device is switched on; it may read a table."""
 METHODS = tuple(name for name, member in vars(Instrument).items() if callable(member) and not name.startswith("_"))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check.
-
-    Args:
-        check: what must hold.
-        passed: whether it does; None where it was not tried.
-        detail: what was seen.
-    """
-
-    check: str
-    passed: bool | None
-    detail: str = ""
-
-
-class Findings:
-    """Collects findings."""
-
-    def __init__(self) -> None:
-        self.all: list[Finding] = []
-
-    def that(self, check: str, passed: bool | None, detail: str = "") -> bool:
-        """Note one finding.
-
-        Args:
-            check: what must hold.
-            passed: whether it does.
-            detail: what was seen; kept where it does not hold or was not tried.
-
-        Returns:
-            Whether it holds.
-        """
-        self.all.append(Finding(check, passed, "" if passed else detail))
-        return bool(passed)
-
-    def none_of(self, check: str, wrong: Iterable[str]) -> bool:
-        """Note that a list of faults must be empty.
-
-        Args:
-            check: what must hold.
-            wrong: one sentence for each fault.
-
-        Returns:
-            Whether it holds.
-        """
-        found = list(wrong)
-        return self.that(check, not found, "; ".join(found))
+IMPORT_S = 60.0
+WATCHED_IMPORT = """
+import json, sys, threading
+seen, armed = [], []
+def hook(event, arguments):
+    if armed and event in ("socket.connect", "socket.sendto", "subprocess.Popen", "os.fork", "os.posix_spawn"):
+        seen.append(event)
+sys.path[:] = json.loads(sys.argv[1])
+import instruments.sync, orchestrator.protocols, orchestrator.units
+sys.addaudithook(hook)
+armed.append(True)
+__import__(sys.argv[2])
+armed.clear()
+threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+print("\\n" + json.dumps({"calls": sorted(set(seen)), "threads": threads, "torch": "torch" in sys.modules}))
+"""
 
 
 async def static(instrument: Instrument, findings: Findings) -> Description | None:
@@ -80,7 +53,6 @@ async def static(instrument: Instrument, findings: Findings) -> Description | No
     Returns:
         What it declares; None where it could not say.
     """
-    # Catches: a plain function where a coroutine is awaited; `run` written without events.
     findings.none_of(
         "the six methods are async",
         (
@@ -89,7 +61,6 @@ async def static(instrument: Instrument, findings: Findings) -> Description | No
             if not inspect.iscoroutinefunction(getattr(instrument, name, None))
         ),
     )
-    # Catches: a misspelt option that is silently ignored.
     options = getattr(type(instrument), "Options", None)
     strict = (
         isinstance(options, type) and issubclass(options, BaseModel) and options.model_config.get("extra") == "forbid"
@@ -97,6 +68,9 @@ async def static(instrument: Instrument, findings: Findings) -> Description | No
     findings.that(
         "options refuse unknown keys", strict, "give the class an inner Options (orchestrator.protocols.Options)"
     )
+    module = type(instrument).__module__
+    if importable(module):
+        findings.none_of("importing touches nothing", await asyncio.to_thread(import_effects, module))
     began = time.monotonic()
     try:
         first, second = await instrument.describe(), await instrument.describe()
@@ -104,14 +78,13 @@ async def static(instrument: Instrument, findings: Findings) -> Description | No
         findings.that("describe works offline", False, f"{type(error).__name__}: {error}")
         return None
     took = time.monotonic() - began
-    # Catches: a driver that asks the device in `describe`, so that a campaign cannot be checked without the lab.
-    findings.that(
-        "describe works offline", isinstance(first, Description) and took < OFFLINE_S, f"{took:.1f} s: {first!r}"
-    )
+    offline = isinstance(first, Description) and took < OFFLINE_S
+    if not findings.that("describe works offline", offline, f"{took:.1f} s: {first!r}"):
+        return None
     findings.that("describe gives the same twice", first == second, "two calls differ")
+    findings.none_of("the description is plain JSON", _not_json(first))
     _capabilities(first, findings)
     recoverable = first.recovery is not Recovery.QUERYABLE or isinstance(instrument, Recoverable)
-    # Catches: a promise of recovery after a crash that nobody can keep.
     findings.that(
         "a queryable instrument can look up", recoverable, "recovery is queryable; write 'lookup' and 'attach'"
     )
@@ -119,19 +92,83 @@ async def static(instrument: Instrument, findings: Findings) -> Description | No
     return first
 
 
+def importable(module: str) -> bool:
+    """Say whether another process could import a module by its name.
+
+    Args:
+        module: dotted name.
+    """
+    try:
+        return module != "__main__" and importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):  # the module was made, not imported
+        return False
+
+
+@cache
+def import_effects(module: str) -> tuple[str, ...]:
+    """Import a module in a fresh process, and tell what that touched.
+
+    Args:
+        module: dotted name.
+
+    Returns:
+        One sentence for each: connections, processes, threads, torch.
+    """
+    command = [sys.executable, "-c", WATCHED_IMPORT, json.dumps(sys.path), module]
+    try:
+        done = subprocess.run(  # noqa: S603  our own program; the module is the driver that is being checked
+            command, capture_output=True, text=True, check=False, timeout=IMPORT_S, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return (f"importing {module} takes longer than {IMPORT_S:g} s",)
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        return (f"{module} cannot be imported alone: {last}",)
+    seen = json.loads(done.stdout.splitlines()[-1])
+    wrong = [f"it calls {call}" for call in seen["calls"]]
+    wrong += [f"it starts the thread {name}" for name in seen["threads"]]
+    return (*wrong, "it loads torch: import it inside the function that needs it") if seen["torch"] else tuple(wrong)
+
+
+def _not_json(description: Description) -> Iterable[str]:
+    try:
+        json.dumps(description, default=_plain, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        yield f"{error}; use plain text, int and float"
+
+
+def _plain(part: object) -> object:
+    if is_dataclass(part):
+        return vars(part)
+    if isinstance(part, frozenset):
+        return sorted(part)
+    if isinstance(part, Mapping):
+        return dict(part)
+    message = f"{part!r} is a {type(part).__name__}"
+    raise TypeError(message)
+
+
 def _capabilities(description: Description, findings: Findings) -> None:
     capabilities = description.capabilities
     names = [capability.name for capability in capabilities]
     findings.that("capabilities have different names", bool(names) and len(set(names)) == len(names), f"{names}")
     each: tuple[tuple[str, Callable[[Capability], Iterable[str]]], ...] = (
-        ("every capability declares outputs", _outputs),  # Catches: results that nobody expects are dropped.
-        ("units are known and unambiguous", _units),  # Catches: 'C' is coulomb, 'deg C' degree times coulomb.
-        ("parameters have finite bounds or choices", _bounds),  # Catches: no limit at all, or 0..0 for "none".
-        ("joint limits name parameters", _limits),  # Catches: a limit that never applies.
-        ("durations and cost are finite", _durations),  # Catches: an instrument that is waited for for ever.
+        ("names can be written in a file", _names),
+        ("every capability declares outputs", _outputs),
+        ("units are known and unambiguous", _units),
+        ("parameters have finite bounds or choices", _bounds),
+        ("joint limits name parameters", _limits),
+        ("durations and cost are finite", _durations),
     )
-    for check_name, faults in each:
-        findings.none_of(check_name, (f"{c.name}: {fault}" for c in capabilities for fault in faults(c)))
+    for rule, faults in each:
+        findings.none_of(rule, (f"{c.name}: {fault}" for c in capabilities for fault in faults(c)))
+
+
+def _names(capability: Capability) -> Iterable[str]:
+    parts = (capability, *capability.parameters, *capability.outputs)
+    for name in (part.name for part in parts):
+        if not name.isidentifier():
+            yield f"{name!r} is no name; use letters, digits and '_'"
 
 
 def _outputs(capability: Capability) -> Iterable[str]:
@@ -190,14 +227,3 @@ def _durations(capability: Capability) -> Iterable[str]:
         yield f"cost {c.cost}"
     if not c.fidelity:
         yield "no fidelity; write 'real', 'simulated', …"
-
-
-def describe_order(order: Any) -> str:
-    """Write an order in one line, for findings.
-
-    Args:
-        order: what was sent.
-    """
-    settings = ", ".join(f"{name} {quantity}" for name, quantity in order.settings.items())
-    choices = ", ".join(f"{name} {choice}" for name, choice in order.choices.items())
-    return f"{order.capability}({', '.join(part for part in (settings, choices) if part)})"
