@@ -31,6 +31,7 @@
         ├── Damaged               stored content does not match its hash
         ├── Held                  another process holds the campaign
         ├── BudgetSpent           the intent would pass a cap of the budget
+        ├── OutOfStock            a step needs more of a resource than is there: somebody must refill it
         └── Stopped               the campaign is stopped or paused
 
 Each message says what is wrong, what was seen, what was expected and what to do next.
@@ -209,6 +210,10 @@ class Held(StoreError):
 
 class BudgetSpent(StoreError):
     """The intent would pass a cap of the budget."""
+
+
+class OutOfStock(StoreError):
+    """A step needs more of a resource than is there; somebody must refill it."""
 
 
 class Stopped(StoreError):

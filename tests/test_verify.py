@@ -74,7 +74,7 @@ def behind_its_back(store: CampaignStore) -> Iterator[sqlite3.Connection]:
         ("DELETE FROM ledger WHERE id = 1", "its ledger is missing"),
         ("INSERT INTO veto SELECT 99, campaign_id, 'd' || candidate_sha, actor, reason, at, row_sha FROM veto LIMIT 1",
          "row 99 of table veto was changed"),
-        ("INSERT INTO sample VALUES (1, 1, 1, 'forged', 0, 'x')", "row 1 of table sample was changed"),
+        ("INSERT INTO sample VALUES (1, 1, 1, NULL, 'forged', '[]', 0, 'x')", "row 1 of table sample was changed"),
     ],
 )  # fmt: skip
 def test_changes_are_found(filled: CampaignStore, statement: str, told: str) -> None:

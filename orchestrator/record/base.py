@@ -61,6 +61,18 @@ class StorePart:
             raise StoreError(message)
         return self._ids[name]
 
+    def _campaign_of(self, table: Any, row_id: int) -> int:
+        key = (table.name, row_id)
+        if key not in self._owners:
+            with self._db.read() as connection:
+                query = statements.one_column(table, "campaign_id")
+                found = connection.execute(query, {"row_id": row_id}).scalar()
+            if found is None:
+                message = f"there is no {table.name} with id {row_id} in this database"
+                raise StoreError(message)
+            self._owners[key] = int(found)
+        return self._owners[key]
+
     def _candidates_of(self, connection: Connection, campaign: int) -> dict[int, Candidate]:
         """Return the candidates of a campaign by row id.
 

@@ -15,6 +15,7 @@ from orchestrator.errors import BudgetSpent
 from orchestrator.record import statements, tables
 from orchestrator.record.base import MICRO, current
 from orchestrator.record.database import Write, mapping
+from orchestrator.record.resources import give_back
 from orchestrator.record.states import STEP_ENDED
 
 
@@ -75,6 +76,7 @@ def settle(write: Write, attempt: Row[Any], *, happened: bool) -> int:
     Returns:
         The trial's number.
     """
+    give_back(write, attempt.id, spent=happened)
     campaign, trial = current(write), write.row(tables.trial, attempt.trial_id)
     values = {"reserved_cost": campaign.reserved_cost - attempt.cost}
     if happened:

@@ -343,19 +343,20 @@ def _step_info(row: Row[Any]) -> StepInfo:
         reason=row.reason,
         cost=row.cost / MICRO,
         attempts=row.attempts,
+        not_before=row.not_before,
     )
 
 
 def _trial_info(row: Row[Any], candidate: Candidate, steps: tuple[StepInfo, ...]) -> TrialInfo:
     state = trial_state(step.state for step in steps)
-    wanted = {TrialState.FAILED: StepState.FAILED, TrialState.ABANDONED: StepState.CANCELLED}.get(state)
+    wanted = {TrialState.FAILED: (StepState.FAILED,), TrialState.ABANDONED: (StepState.CANCELLED, StepState.SKIPPED)}
     return TrialInfo(
         number=row.number,
         candidate=candidate,
         proposal=codec.proposal_from_json(codec.from_text(row.content), candidate),
         decision=row.decision,
         state=state,
-        reason=next((step.reason for step in steps if step.state is wanted), ""),
+        reason=next((step.reason for step in steps if step.state in wanted.get(state, ())), ""),
         fidelity=row.fidelity,
         replicate=row.replicate,
         steps=steps,

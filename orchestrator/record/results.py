@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from orchestrator.config.steps import MARK, base_name
 from orchestrator.domain import Candidate, Crystal, Dataset, Measurement, Outcome, Quality, Value, frozen
 from orchestrator.domain import Row as DatasetRow
 from orchestrator.errors import StoreError
@@ -18,6 +19,7 @@ from orchestrator.record.base import StorePart, check_row, config_of
 from orchestrator.record.database import Write
 from orchestrator.record.earlier import KEY, Kept, link_of
 from orchestrator.record.recording import check_finite
+from orchestrator.record.replicates import Mean, combined
 from orchestrator.record.service import doubts
 from orchestrator.record.states import StepState, TrialState, trial_state
 from orchestrator.record.views import StepOutput
@@ -58,13 +60,13 @@ class Results(StorePart):
             rows: list[DatasetRow] = []
             without: dict[int, str] = {}  # trials for which a derived property could not be computed
             valued: set[int] = set()
-            for row in connection.execute(_measurements(campaign)):
+            for row in _numbers(connection, campaign):
                 trial = trials[row.trial_id]
                 if trial.state not in FINISHED or row.quality != Quality.GOOD or row.trial_id in doubted:
                     continue
                 if current is not None and row.kind == "derived" and current.get(row.property) != row.version:
                     continue
-                check_row(tables.measurement, row)
+                _check(row)
                 if row.value is None:
                     without[row.trial_id] = f"{row.property}: {row.reason}"
                     continue
@@ -74,6 +76,7 @@ class Results(StorePart):
                 rows.append(_dataset_row(row, trial, candidate, applied.get(row.trial_id, {}), units or {}))
             for trial_id, trial in trials.items():
                 reason = trial.reason if trial.state is TrialState.FAILED else without.get(trial_id)
+                reason = reason if reason is not None else trial.skipped or None
                 if trial.state not in FINISHED or reason is None:
                     continue
                 if trial.state is TrialState.FAILED or trial_id not in valued or wanted is not None:
@@ -117,7 +120,7 @@ class Results(StorePart):
             current = _current_versions(connection, campaign)
             found = [
                 _measurement(row, trials[row.trial_id].number)
-                for row in connection.execute(_measurements(campaign))
+                for row in _numbers(connection, campaign)
                 if row.value is not None and (row.kind == "measured" or current.get(row.property) == row.version)
             ]
         return sorted(
@@ -131,9 +134,9 @@ class Results(StorePart):
             trials = _trials(connection, campaign)
             candidates = self._candidates_of(connection, campaign)
             numbers: dict[int, dict[str, dict[str, Measurement]]] = defaultdict(lambda: defaultdict(dict))
-            for row in connection.execute(_measurements(campaign)):
+            for row in _numbers(connection, campaign):
                 if row.kind == "measured" and row.quality == Quality.GOOD:
-                    check_row(tables.measurement, row)
+                    _check(row)
                     one = _measurement(row, trials[row.trial_id].number)
                     numbers[row.trial_id][row.step][row.property] = one
             crystals = _structures(connection, campaign)
@@ -208,10 +211,12 @@ class Results(StorePart):
             good = (
                 (table.c.trial_id == trial_id) & (table.c.kind == "measured") & (table.c.quality == Quality.GOOD.value)
             )
-            for row in connection.execute(table.select().where(good).order_by(table.c.id)):
-                check_row(table, row)
+            rows = connection.execute(table.select().where(good).order_by(table.c.id)).all()
+            for row in (*rows, *combined(row for row in rows if MARK in row.step)):
+                _check(row)
                 numbers[row.step][row.property] = (row.value, row.unit)
             crystals = _structures(connection, campaign, trial_id).get(trial_id, {})
+        names = list(dict.fromkeys([*names, *(base_name(name) for name in names)]))
         return {name: StepOutput(frozen(numbers.get(name)), frozen(crystals.get(name))) for name in names}
 
 
@@ -224,6 +229,7 @@ class _Trial:
     fidelity: str
     state: TrialState
     reason: str
+    skipped: str
 
 
 def _trials(connection: Connection, campaign: int) -> dict[int, _Trial]:
@@ -241,14 +247,26 @@ def _trials(connection: Connection, campaign: int) -> dict[int, _Trial]:
             fidelity=row.fidelity,
             state=trial_state(state for state, _ in steps[row.id]),
             reason=next((reason for state, reason in steps[row.id] if state is StepState.FAILED), ""),
+            skipped=next((reason for state, reason in steps[row.id] if state is StepState.SKIPPED), ""),
         )
         for row in connection.execute(query.where(trial.c.campaign_id == campaign).order_by(trial.c.number))
     }
 
 
-def _measurements(campaign: int) -> Any:
+def _numbers(connection: Connection, campaign: int) -> list[Any]:
+    """Read the rows of measurements, in order; of repeated steps their means."""
     table = tables.measurement
-    return table.select().where(table.c.campaign_id == campaign).order_by(table.c.id)
+    rows = connection.execute(table.select().where(table.c.campaign_id == campaign).order_by(table.c.id)).all()
+    for row in rows:
+        if MARK in row.step:
+            check_row(table, row)
+    return combined(rows)
+
+
+def _check(row: Any) -> None:
+    """Compare a row that is about to be used with its hash; the rows behind a mean were compared before."""
+    if not isinstance(row, Mean):
+        check_row(tables.measurement, row)
 
 
 def _applied(connection: Connection, campaign: int) -> Mapping[int, Mapping[str, Value]]:

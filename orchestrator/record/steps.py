@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, bindparam, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.config.steps import NeedConfig
 from orchestrator.domain import Crystal, JsonObject, Value, sha256
 from orchestrator.errors import Busy, IllegalTransition, Stopped, StoreError
 from orchestrator.record import statements, tables
@@ -20,6 +21,8 @@ from orchestrator.record.budget import reserve, settle, steps_of
 from orchestrator.record.codec import from_text, to_text
 from orchestrator.record.database import Write, check_space
 from orchestrator.record.recording import write_result
+from orchestrator.record.resources import NOTHING_NEEDED, take
+from orchestrator.record.samples import handled, suspect
 from orchestrator.record.states import (
     ATTEMPT_PAIRS,
     OPEN_ATTEMPT,
@@ -133,6 +136,7 @@ class Steps(StorePart):
         slots: int,
         cost: float,
         sample: str = "",
+        needs: Mapping[str, NeedConfig] = NOTHING_NEEDED,
     ) -> AttemptInfo:
         """Ask for the permission to start a step. Only when this returned may anything be sent.
 
@@ -144,6 +148,7 @@ class Steps(StorePart):
             slots: how many orders the instrument takes at once.
             cost: in the campaign's cost unit; reserved, and spent once something has happened.
             sample: id of the physical sample.
+            needs: resources that are held until the attempt ends.
 
         Returns:
             The attempt, INTENT, with its dispatch key and slot.
@@ -151,7 +156,8 @@ class Steps(StorePart):
         Raises:
             Stopped: the campaign is not ACTIVE.
             BudgetSpent: a cap would be passed.
-            Busy: every slot of the instrument is taken.
+            Busy: every slot of the instrument is taken, or a resource is held by other attempts.
+            OutOfStock: less of a resource is there than the step needs.
             IllegalTransition: the claim was lost.
             StoreError: too little disk space is left.
         """
@@ -195,6 +201,7 @@ class Steps(StorePart):
             if sample and not trial.sample:
                 at = {"campaign_id": write.campaign, "trial_id": trial.id, "at": write.now}
                 write.insert(tables.sample, name=sample, parents="[]", **at)
+            take(write, attempt, needs)
             change = ("", AttemptState.INTENT)
             write.event("intent", row.owner, trial=trial.number, step=step_id, attempt=attempt, change=change)
             return _one(write.connection, attempt)
@@ -246,6 +253,8 @@ class Steps(StorePart):
             if handle is not None:
                 values["handle"] = to_text(handle, "the job's handle")
             write.change(tables.attempt, row, state=to, **values)
+            if to is AttemptState.UNKNOWN:
+                suspect(write, row, note)
             trial, change = _number(write, row), (row.state, to)
             write.event(to.lower(), actor, trial=trial, step=row.step_id, attempt=row.id, change=change, note=note)
             return _one(write.connection, attempt_id)
@@ -296,6 +305,7 @@ class Steps(StorePart):
             )
             write.change(tables.attempt, row, state=AttemptState.RECORDED)
             write.change(tables.step, step, state=StepState.RECORDED)
+            handled(write, row, step)
             number = settle(write, row, happened=True)
             change = (row.state, AttemptState.RECORDED)
             write.event("record", actor, trial=number, step=step.id, attempt=row.id, change=change, note=notes)
@@ -342,6 +352,8 @@ class Steps(StorePart):
                 later = [one for one in steps_of(write, step.trial_id) if one.position > step.position]
                 for one in later:
                     write.change(tables.step, one, state=StepState.CANCELLED, reason=f"{step.name} failed")
+            if not nothing:
+                suspect(write, row, reason)
             number = settle(write, row, happened=not nothing)
             change = (row.state, to)
             write.event("end", actor, trial=number, step=step.id, attempt=row.id, change=change, note=reason)
@@ -372,18 +384,6 @@ class Steps(StorePart):
     def _attempts(self, where: Any) -> list[AttemptInfo]:
         with self._db.read() as connection:
             return [_attempt_info(row) for row in connection.execute(_READ.where(where))]
-
-    def _campaign_of(self, table: Any, row_id: int) -> int:
-        key = (table.name, row_id)
-        if key not in self._owners:
-            with self._db.read() as connection:
-                query = statements.one_column(table, "campaign_id")
-                found = connection.execute(query, {"row_id": row_id}).scalar()
-            if found is None:
-                message = f"there is no {table.name} with id {row_id} in this database"
-                raise StoreError(message)
-            self._owners[key] = int(found)
-        return self._owners[key]
 
 
 def dispatch_key(campaign_uuid: str, trial: int, step: str, number: int) -> str:

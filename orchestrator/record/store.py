@@ -17,12 +17,15 @@ from orchestrator.record.database import Database, said_plainly
 from orchestrator.record.engine import is_postgresql, make_engine, masked
 from orchestrator.record.export import export_csv
 from orchestrator.record.imports import Imports
+from orchestrator.record.resources import Resources
 from orchestrator.record.results import Results
+from orchestrator.record.samples import Samples
 from orchestrator.record.schema import prepare
 from orchestrator.record.service import Service
 from orchestrator.record.steps import Steps
 from orchestrator.record.verify import verify
 from orchestrator.record.views import NewMeasurement, StepOutput, StepPlan
+from orchestrator.record.waiting import Waiting
 
 __all__ = ["CampaignStore", "NewMeasurement", "StepOutput", "StepPlan", "home"]
 
@@ -30,7 +33,7 @@ LEAST_FREE = 50_000_000
 """Bytes that must be free before a new step starts: room for its raw result, its rows and the journal."""
 
 
-class CampaignStore(Campaigns, Imports, Steps, Results, Service):
+class CampaignStore(Campaigns, Imports, Steps, Results, Service, Resources, Samples, Waiting):
     """One database of campaigns with the folder of its files. Open it with `CampaignStore.open`.
 
     Every method is one transaction; the store may be used from several threads.

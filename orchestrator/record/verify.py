@@ -21,6 +21,7 @@ from orchestrator.record.database import Database, mapping
 from orchestrator.record.earlier import link_of
 from orchestrator.record.hashing import GENESIS, row_sha
 from orchestrator.record.raw import folder_sha256
+from orchestrator.record.resources import resource_problems
 from orchestrator.record.schema import differences
 
 POOL = "pool"
@@ -62,6 +63,7 @@ def verify(db: Database, folder: Path, campaign: int | None) -> list[str]:
 
 def _database(connection: Connection) -> Iterator[str]:
     yield from differences(connection)
+    yield from resource_problems(connection)
     if connection.dialect.name == "sqlite":
         found = [str(line) for line in connection.execute(text("PRAGMA quick_check")).scalars()]
         if found != ["ok"]:

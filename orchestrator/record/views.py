@@ -68,7 +68,13 @@ StepsOf = Sequence[StepPlan] | Callable[[Proposal], Sequence[StepPlan]]
 
 @dataclass(frozen=True)
 class StepInfo:
-    """One step of a trial as it stands now; `index` counts from 0 in the order of the procedure."""
+    """One step of a trial as it stands now.
+
+    Args:
+        index: from 0 in the order of the procedure.
+        reason: why it failed, was cancelled or skipped.
+        not_before: end of a wait before it, UTC in microseconds by the campaign's clock; None without one.
+    """
 
     id: int
     trial: int
@@ -80,6 +86,7 @@ class StepInfo:
     reason: str
     cost: float
     attempts: int
+    not_before: int | None = None
 
 
 @dataclass(frozen=True)
