@@ -11,37 +11,20 @@ Each slot has a network of its own, by default in a process of its own: see `pot
 
 from __future__ import annotations
 
-import json
 import threading
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from instruments import potentials
 from instruments.potential_worker import Elsewhere, Here, Stopped
 from instruments.potentials import PotentialName
-from instruments.relaxation import Relaxed, Settings
+from instruments.relaxation import Settings
+from instruments.relaxed_result import NUMBERS, RELAXED, result
 from instruments.sync import BlockingInstrument, Job
-from orchestrator.domain import (
-    Attachment,
-    Capability,
-    Description,
-    Identity,
-    Output,
-    Quality,
-    Reading,
-    Recovery,
-    Result,
-)
+from orchestrator.domain import Capability, Description, Identity, Recovery, Result
 from orchestrator.errors import Aborted, BadData, Fault
 from orchestrator.protocols import Options
-
-NUMBERS = (
-    Output("energy", "eV/atom", -50.0, 50.0),
-    Output("max_force", "eV/angstrom", 0.0, 1000.0),
-    Output("pressure", "GPa", -10000.0, 10000.0),
-    Output("volume", "angstrom**3/atom", 1.0, 1000.0),
-)
 
 
 class PotentialOptions(Options):
@@ -76,7 +59,6 @@ class InteratomicPotential(BlockingInstrument):
     def description(self) -> Description:
         """Declare `relax` and `single_point`."""
         version = potentials.VERSIONS[self.options.name]
-        relaxed = Output("relaxed", kind="structure")
         return Description(
             capabilities=tuple(
                 Capability(
@@ -87,7 +69,7 @@ class InteratomicPotential(BlockingInstrument):
                     longest_s=self.options.longest_s,
                     fidelity=f"potential:{version}",
                 )
-                for name, outputs, typical_s in (("relax", (*NUMBERS, relaxed), 2.0), ("single_point", NUMBERS, 0.2))
+                for name, outputs, typical_s in (("relax", (*NUMBERS, RELAXED), 2.0), ("single_point", NUMBERS, 0.2))
             ),
             recovery=Recovery.IDEMPOTENT,
             slots=self.options.slots,
@@ -138,7 +120,7 @@ class InteratomicPotential(BlockingInstrument):
             raise
         finally:
             self._give(slot)
-        return _result(job, found)
+        return result(job.order, found)
 
     def _load(self) -> Here | Elsewhere:
         apart = self.options.name == "chgnet" if self.options.process is None else self.options.process
@@ -156,21 +138,3 @@ class InteratomicPotential(BlockingInstrument):
                 self._idle.append(slot)
                 return
         slot.close()  # the instrument was closed meanwhile
-
-
-def _result(job: Job, found: Relaxed) -> Result:
-    values: dict[str, Any] = vars(found)
-    steps = len(found.path) - 1
-    quality = Quality.GOOD if found.converged else Quality.UNCERTAIN
-    summary = {"converged": found.converged, "steps": steps, "path": found.path}
-    attachments = [Attachment("trajectory.json", "application/json", json.dumps(summary).encode())]
-    relaxed = job.order.capability == "relax"
-    if relaxed:
-        attachments.append(Attachment("relaxed.cif", "chemical/x-cif", found.cif.encode()))
-    return Result(
-        key=job.order.key,
-        readings=tuple(Reading(o.name, values[o.name], o.unit, quality=quality) for o in NUMBERS),
-        structures={"relaxed": found.crystal} if relaxed else {},
-        attachments=tuple(attachments),
-        notes="" if found.converged else f"not converged within {steps} steps",
-    )

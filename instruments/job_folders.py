@@ -3,7 +3,7 @@
 ::
 
     ROOT/KEY/order.json      what was asked
-    ROOT/KEY/job.json        what to start: arguments, environment, limits
+    ROOT/KEY/job.json        what to start: arguments, limits
     ROOT/KEY/work/           where the program runs, with its input files
     ROOT/KEY/started.json    made once, by the runner that won
     ROOT/KEY/lock            held as long as the runner or the program lives
@@ -140,7 +140,7 @@ class JobFolder:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # it must outlive the campaign, and Ctrl-C belongs to the campaign
-                env={},
+                env=dict(job.environment),  # through the process, not through a file: tokens stand in variables
             )
         except OSError as error:
             message = f"the job folder {self.path} cannot be used: {error}; set the option 'folder'"

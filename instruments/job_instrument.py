@@ -69,7 +69,7 @@ class JobInstrument(ABC):
         self._identity: Identity | None = None
         self._jobs: dict[str, tuple[JobFolder, Events]] = {}
         self._stops: set[str] = set()
-        self._drained: asyncio.Event | None = None
+        self._works: set[asyncio.Task[Result]] = set()
 
     @abstractmethod
     def description(self) -> Description:
@@ -110,12 +110,8 @@ class JobInstrument(ABC):
     async def close(self) -> None:
         """End what this driver started."""
         self._stops.update(self._jobs)
-        for folder, _ in list(self._jobs.values()):
-            folder.stop()
-        if self._jobs:
-            self._drained = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._drained.wait(), self._grace_s + END_S)
+        if self._works:
+            await asyncio.wait(self._works, timeout=self._grace_s + END_S)
         self._identity = None
 
     async def health(self) -> Health:
@@ -146,14 +142,8 @@ class JobInstrument(ABC):
         job = self.prepare(order, capability, numbers, choices)
         self._refuse_crowd(order.key)
         folder = JobFolder(self.root, order.key)
-        self._jobs[order.key] = (folder, events)
-        try:
-            limit_s = min(order.deadline_s, capability.longest_s)
-            await asyncio.to_thread(self._start, folder, order, job, SHARE * limit_s)
-            await events.accepted({"key": order.key})
-            return await self._result(order, folder, events, limit_s)
-        finally:
-            self._forget(order.key)
+        limit_s = min(order.deadline_s, capability.longest_s)
+        return await self._held(order, folder, events, limit_s, job)
 
     async def lookup(self, key: str, handle: JsonObject | None) -> Whereabouts:
         """Find the folder of a key."""
@@ -165,12 +155,8 @@ class JobInstrument(ABC):
         key = str(handle["key"])
         folder = JobFolder(self.root, key)
         order = self._order(folder)
-        self._jobs[key] = (folder, events)
-        try:
-            capability = capability_of(self.description(), order)
-            return await self._result(order, folder, events, min(order.deadline_s, capability.longest_s))
-        finally:
-            self._forget(key)
+        capability = capability_of(self.description(), order)
+        return await self._held(order, folder, events, min(order.deadline_s, capability.longest_s), None)
 
     async def abort(self, reason: str) -> None:
         """End the programs whose campaign wants that; where none does, all of them."""
@@ -204,6 +190,29 @@ class JobInstrument(ABC):
             note = json.dumps(order.to_json()).encode()
             folder.start(job, limit_s, self._grace_s, note)
 
+    async def _held(self, order: Order, folder: JobFolder, events: Events, limit_s: float, job: Job | None) -> Result:
+        self._jobs[order.key] = (folder, events)
+        work = asyncio.create_task(self._work(order, folder, events, limit_s, job))
+        self._works.add(work)
+        work.add_done_callback(self._works.discard)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # The slot stays held until the program is gone; whoever cancelled does not wait for that.
+            self._stops.add(order.key)
+            work.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    async def _work(self, order: Order, folder: JobFolder, events: Events, limit_s: float, job: Job | None) -> Result:
+        try:
+            if job is not None:
+                await asyncio.to_thread(self._start, folder, order, job, SHARE * limit_s)
+                await events.accepted({"key": order.key})
+            return await self._result(order, folder, events, limit_s)
+        finally:
+            self._jobs.pop(order.key, None)
+            self._stops.discard(order.key)
+
     async def _result(self, order: Order, folder: JobFolder, events: Events, limit_s: float) -> Result:
         loop = asyncio.get_running_loop()
         until = loop.time() + limit_s
@@ -214,9 +223,6 @@ class JobInstrument(ABC):
                     return await self._ended(order, folder, waiting, late=loop.time() > until)
                 await asyncio.wait([waiting], timeout=0.05)
             ended = waiting.result()
-        except asyncio.CancelledError:
-            folder.stop()
-            raise
         finally:
             waiting.cancel()
             with contextlib.suppress(asyncio.CancelledError, InstrumentError):
@@ -228,6 +234,7 @@ class JobInstrument(ABC):
         await asyncio.wait([waiting], timeout=self._grace_s + END_S)
         if not waiting.done():
             folder.kill()
+            await asyncio.wait([waiting], timeout=END_S)
         elif waiting.exception() is None and waiting.result().why == "ended":
             return await asyncio.to_thread(self._collected, order, folder, waiting.result())  # it was faster
         if late:
@@ -273,9 +280,3 @@ class JobInstrument(ABC):
             message = f"the job folder {folder.path} has lost its order; look there what became of the job"
             raise Fault(message)
         return Order.from_json(content)
-
-    def _forget(self, key: str) -> None:
-        self._jobs.pop(key, None)
-        self._stops.discard(key)
-        if not self._jobs and self._drained is not None:
-            self._drained.set()

@@ -28,7 +28,7 @@ def run(folder: Path) -> int:
     """Run the job of a folder.
 
     Args:
-        folder: with ``job.json``: argv, environment, limit_s, grace_s.
+        folder: with ``job.json``: argv, limit_s, grace_s. The program gets this process's environment.
 
     Returns:
         This process's exit code: 0 where the job was run, 3 where somebody else runs or ran it.
@@ -52,7 +52,6 @@ def run(folder: Path) -> int:
             program = subprocess.Popen(  # noqa: S603  the program that the lab file names, without a shell
                 job["argv"],
                 cwd=folder / "work",
-                env=job["environment"],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
