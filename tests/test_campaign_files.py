@@ -21,7 +21,7 @@ from orchestrator.errors import ConfigError, MatloopError
 
 CAMPAIGNS = Path(__file__).parent.parent / "campaigns"
 README = (CAMPAIGNS / "README.md").read_text(encoding="utf-8")
-FILES = sorted(p for p in CAMPAIGNS.glob("*.yaml") if p.name != "lab.yaml")
+FILES = sorted(p for p in CAMPAIGNS.glob("*.yaml") if not p.name.startswith("lab"))
 NEEDS_DATA = {"perovskites_gap_replay.yaml", "perovskites_replay.yaml"}
 """Files whose data is fetched by `make data`; without it their schema is checked, and the error must name the data."""
 
