@@ -8,6 +8,7 @@ from orchestrator import plugins
 from orchestrator.config.check import BY_HAND_STEP
 from orchestrator.config.lab import LabConfig
 from orchestrator.config.schema import CampaignConfig
+from orchestrator.config.steps import expanded
 from orchestrator.domain import TARGET, Description, Proposal
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
@@ -33,8 +34,8 @@ def step_plans(config: CampaignConfig, proposal: Proposal | None = None) -> list
         plans = [StepPlan(name=BY_HAND_STEP, instrument=PERSON, capability="tell")]
     else:
         plans = [
-            StepPlan(name=s.step, instrument=s.instrument, capability=s.capability or "", cost=s.cost or 0.0)
-            for s in procedure
+            StepPlan(name=name, instrument=s.instrument, capability=s.capability or "", cost=s.cost or 0.0)
+            for name, s in expanded(procedure).items()
         ]
     if proposal is None or not config.priced or "expense" not in proposal.details:
         return plans
@@ -56,8 +57,8 @@ def with_expense(config: CampaignConfig, descriptions: Mapping[str, Description]
     cost = hours = 0.0
     for step in config.procedure:
         capability = descriptions[step.instrument].capability(step.capability)
-        cost += capability.cost if step.cost is None else step.cost
-        hours += capability.typical_s / 3600
+        cost += step.repeat * (capability.cost if step.cost is None else step.cost)
+        hours += step.repeat * (capability.typical_s + (step.wait.total_s if step.wait else 0.0)) / 3600
     given = config.expenses
     filled = {"cost": (cost or 1.0) if given.cost is None else given.cost}
     filled["hours"] = hours if given.hours is None else given.hours
@@ -125,6 +126,7 @@ def executor(
         units=parameter_units(space),
         below={name: one.procedure for name, one in config.fidelities.items()},
         priced=config.priced,
+        resources=lab.resources,
     )
 
 

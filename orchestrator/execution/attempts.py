@@ -130,6 +130,7 @@ class Attempts:
             slots=work.description.slots,
             cost=work.cost,
             sample=work.context.sample or "",
+            needs=work.config.needs,
         )
 
     async def perform(self, work: Work, attempt: AttemptInfo, tries: int = 1) -> bool:

@@ -16,9 +16,19 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from orchestrator.config.lab import ParameterEnvelope
-from orchestrator.config.steps import StepConfig
+from orchestrator.config.resources import ResourceConfig
+from orchestrator.config.steps import StepConfig, expanded
 from orchestrator.domain import TARGET, Capability, Description, Identity, Order
-from orchestrator.errors import Busy, ConfigError, IllegalTransition, Rejected, Stopped, StoreError, Unanswered
+from orchestrator.errors import (
+    Busy,
+    ConfigError,
+    IllegalTransition,
+    OutOfStock,
+    Rejected,
+    Stopped,
+    StoreError,
+    Unanswered,
+)
 from orchestrator.execution.answers import Question, questions
 from orchestrator.execution.attempts import Attempts, Progress, Work
 from orchestrator.execution.checks import check_order
@@ -26,9 +36,10 @@ from orchestrator.execution.clock import Clock
 from orchestrator.execution.events import Wish
 from orchestrator.execution.inputs import Context, build_order
 from orchestrator.execution.lanes import Lane
+from orchestrator.execution.readiness import Readiness, Ready, sample_name
 from orchestrator.protocols import Instrument
 from orchestrator.record.crash_points import reached
-from orchestrator.record.states import AttemptState, CampaignState, StepState
+from orchestrator.record.states import STEP_DONE, AttemptState, CampaignState, StepState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import AttemptInfo, StepInfo, TrialInfo
 
@@ -54,6 +65,7 @@ class Executor:
         units: units of the candidates' parameters, where they are not those that the instruments declare.
         below: procedures of the fidelities below the target, by name.
         priced: whether steps cost what was planned, and not what their capabilities cost.
+        resources: places and stocks of the lab, by name.
     """
 
     attempts_type: ClassVar[type[Attempts]] = Attempts
@@ -71,6 +83,7 @@ class Executor:
         units: Mapping[str, str] | None = None,
         below: Mapping[str, Sequence[StepConfig]] | None = None,
         priced: bool = False,
+        resources: Mapping[str, ResourceConfig] | None = None,
     ) -> None:
         self.store = store
         self.name = name
@@ -78,7 +91,9 @@ class Executor:
         self.attempts = self.attempts_type(store, name, self.clock, on_progress or (lambda _: None))
         self._instruments = dict(instruments)
         procedures = {**(below or {}), TARGET: procedure}
-        self._procedures = {name: {step.step: step for step in steps} for name, steps in procedures.items()}
+        self._procedures = {name: expanded(steps) for name, steps in procedures.items()}
+        self._resources = dict(resources or {})
+        self._readiness = Readiness(store, name, self.attempts)
         self._priced = priced
         self._envelopes = {key: dict(value) for key, value in (envelopes or {}).items()}
         self._units = dict(units or {})
@@ -97,6 +112,7 @@ class Executor:
             ConfigError: the procedure or an envelope names what an instrument does not have.
             InstrumentError: an instrument cannot be reached.
         """
+        self.store.declare_resources(self._resources)
         known = self._known_identities()
         for name in dict.fromkeys(step.instrument for step in self._steps()):
             if name not in self._instruments:
@@ -181,10 +197,16 @@ class Executor:
     async def _carry_out(self, number: int, wish: Wish) -> TrialInfo:
         while True:
             trial = self.store.trial(self.name, number)
-            step = next((s for s in trial.steps if s.state is not StepState.RECORDED), None)
+            step = next((s for s in trial.steps if s.state not in STEP_DONE), None)
             if step is None or step.state in (StepState.FAILED, StepState.CANCELLED) or wish.made:
                 return trial
             work = self._work(trial, step, wish)
+            if step.state is StepState.PLANNED:
+                ready = await self._readiness.of(work, self._procedures[trial.fidelity])
+                if ready is Ready.SKIPPED:
+                    continue
+                if ready is Ready.NOT_NOW:
+                    return self.store.trial(self.name, number)
             if step.state is StepState.OPEN:
                 goes_on = await self._go_on(work)
             else:
@@ -228,12 +250,18 @@ class Executor:
         try:
             while not work.wish.made:
                 try:
-                    return self.attempts.intent(work, fence, order)
+                    attempt = self.attempts.intent(work, fence, order)
+                    self._readiness.tell_low(work)
+                    return attempt  # noqa: TRY300  the loop is left only with a permission
                 except Busy as error:
                     self.attempts.tell(work, str(error))
                     await self.attempts.wait(work.wish, self.clock.poll_s)
         except Stopped:
             self.store.unclaim(work.step.id, fence=fence)
+            return None
+        except OutOfStock as error:
+            self.store.unclaim(work.step.id, fence=fence)
+            self._readiness.out_of_stock(work, error)
             return None
         except BaseException:
             with suppress(StoreError):  # what stands in the way of the intent is the news, not this
@@ -341,7 +369,7 @@ class Executor:
             context=Context(
                 candidate=trial.candidate,
                 outputs=self.store.outputs(self.name, trial.number),
-                sample=trial.sample or f"{self.name}-{trial.number}",
+                sample=sample_name(self.name, trial, step, procedure),
                 units=self._units,
             ),
             envelope=self._envelopes.get(step.instrument, {}),
