@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from instruments import commands_kit
+from instruments.scpi import commands as scpi_commands
 
 if TYPE_CHECKING:
     from instruments.conformance_rules import Finding
@@ -39,6 +40,7 @@ def instrument() -> None:
 
 
 instrument.add_command(commands_kit.chaos)
+instrument.add_command(scpi_commands.serve)
 
 
 @instrument.command("list")
