@@ -29,6 +29,7 @@ from instruments.job_folders import Exit, Job, JobFolder, tail
 from instruments.job_instrument import JobInstrument, default_folder
 from instruments.relaxation import Relaxed
 from instruments.relaxed_result import NUMBERS, RELAXED, result
+from instruments.settings import only_of_lab
 from orchestrator.domain import Capability, Description, Identity, Order, Recovery, Result
 from orchestrator.errors import BadData, Effect, Fault, InstrumentError, NotConnected
 from orchestrator.protocols import InputPath, Options
@@ -63,6 +64,7 @@ class AseOptions(Options):
 
     @model_validator(mode="after")
     def _allowed(self, info: ValidationInfo) -> Self:
+        only_of_lab(info, "ase_calculator")  # the arguments of many calculators are commands
         module, dotted, _ = self.calculator.partition(":")
         allowed = (info.context or {}).get("allowed_modules", ())
         if dotted and not any(module == one or module.startswith(f"{one}.") for one in allowed):

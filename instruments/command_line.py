@@ -27,14 +27,14 @@ import subprocess
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
 from instruments import program_output
 from instruments.job_folders import Exit, Job, JobFolder, tail
 from instruments.job_instrument import JobInstrument, default_folder
 from instruments.operator import ParameterOptions
 from instruments.program_output import FileName, OutputOptions
-from instruments.settings import applied, capability_of, checked
+from instruments.settings import applied, capability_of, checked, only_of_lab
 from orchestrator.domain import (
     Attachment,
     Capability,
@@ -133,7 +133,8 @@ class CommandLineOptions(Options):
     cost: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
-    def _names(self) -> Self:
+    def _names(self, info: ValidationInfo) -> Self:
+        only_of_lab(info, "command_line")
         known = {*self.parameters, "key"}
         texts = [*self.program[1:], *(i.text for i in self.inputs.values() if i.fill)]
         for text in texts:

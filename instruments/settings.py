@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationInfo
 
 from orchestrator.domain import Capability, Description, Order, Parameter, Quantity
 from orchestrator.errors import Rejected, UnitError
@@ -29,6 +29,21 @@ Unit = Annotated[str, AfterValidator(_known)]
 
 TOLERANCE = 1e-9
 """Relative: converting 800 degC to kelvin and back must not fall out of a bound of 800 degC."""
+
+
+def only_of_lab(info: ValidationInfo, what: str) -> None:
+    """Refuse options in a campaign file that start programs: such a file is data, and may name code, never bring any.
+
+    Args:
+        info: of the validation; its context says whose file it is.
+        what: the driver.
+
+    Raises:
+        ValueError: the options stand in a campaign file.
+    """
+    if not (info.context or {}).get("of_lab", True):
+        message = f"{what} starts programs, so it may stand in the lab file only; move it there and name it in the step"
+        raise ValueError(message)
 
 
 def capability_of(description: Description, order: Order) -> Capability:

@@ -97,6 +97,7 @@ def build(
     *,
     base: str | None = None,
     allowed_modules: Sequence[str] = (),
+    of_lab: bool = True,
 ) -> Any:
     """Build a plug-in from its name and options.
 
@@ -106,6 +107,7 @@ def build(
         options: as written in the file.
         base: folder that relative paths start from.
         allowed_modules: see `load`.
+        of_lab: whether options that start programs are taken; a campaign file's are not.
 
     Returns:
         The plug-in.
@@ -115,7 +117,7 @@ def build(
     """
     plugin = load(kind, name, allowed_modules)
     try:
-        context = {"base": base, "allowed_modules": tuple(allowed_modules)}
+        context = {"base": base, "allowed_modules": tuple(allowed_modules), "of_lab": of_lab}
         checked = options_of(plugin).model_validate(dict(options), context=context)
     except ValidationError as error:
         first = error.errors()[0]

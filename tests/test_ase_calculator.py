@@ -13,9 +13,14 @@ from pydantic import ValidationError
 from instruments import conformance
 from instruments.ase_calculator import AseCalculator, AseOptions
 from instruments.drills import QuietEvents
+from orchestrator import loop
+from orchestrator.campaign import Campaign
 from orchestrator.domain import Crystal, Finished, Order
 from orchestrator.errors import Aborted, BadData, Effect, Fault, NotConnected, TimedOut
+from orchestrator.record.states import TrialState
+from orchestrator.record.store import CampaignStore
 
+CAMPAIGNS = Path(__file__).parent.parent / "campaigns"
 COPPER = Crystal(((0.0, 1.85, 1.85), (1.85, 0.0, 1.85), (1.85, 1.85, 0.0)), ("Cu",), ((0.0, 0.0, 0.0),))
 
 
@@ -123,3 +128,12 @@ def test_modules_must_be_allowed(tmp_path: Path) -> None:
         calculator(tmp_path, "os:system")
     with pytest.raises(ValidationError, match="cell: false"):
         calculator(tmp_path, stress=False)
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path: Path) -> None:
+    """A whole campaign over processes of a calculator; every trial is measured."""
+    store = CampaignStore.open(tmp_path / "store.db")
+    campaign = Campaign.create(CAMPAIGNS / "ase.yaml", lab=CAMPAIGNS / "lab_ase.yaml", store=store, actor="test")
+    assert "budget" in asyncio.run(loop.run(campaign))
+    assert {trial.state for trial in store.trials("ase")} == {TrialState.COMPLETED}

@@ -21,9 +21,15 @@ from instruments.command_line import CommandLine, CommandLineOptions
 from instruments.drills import QuietEvents
 from instruments.job_folders import JobFolder
 from instruments.program_output import OutputOptions
+from orchestrator import loop
+from orchestrator.campaign import Campaign
+from orchestrator.config.check import check
+from orchestrator.config.read import load_campaign
 from orchestrator.domain import Absent, Finished, Order, Quantity, Recovery, Running, Unsure
-from orchestrator.errors import Aborted, BadData, Busy, Effect, Fault, NotConnected, Rejected, TimedOut
+from orchestrator.errors import Aborted, BadData, Busy, ConfigError, Effect, Fault, NotConnected, Rejected, TimedOut
+from orchestrator.record.store import CampaignStore
 
+CAMPAIGNS = Path(__file__).parent.parent / "campaigns"
 PROGRAM = textwrap.dedent(
     """
     import json, sys, pathlib
@@ -352,3 +358,27 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     )
     with pytest.raises(Fault, match="plain file"):
         await driver.run(order(settings={}, choices={}), QuietEvents())
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    """A whole campaign over a program finds the optimum that is written in it: 850 degC, some twenty minutes."""
+    store = CampaignStore.open(tmp_path / "store.db")
+    campaign = Campaign.create(
+        CAMPAIGNS / "command_line.yaml", lab=CAMPAIGNS / "lab_command_line.yaml", store=store, actor="test"
+    )
+    assert "budget" in asyncio.run(loop.run(campaign))
+    best = campaign.best(1)[0]
+    assert best.values["hardness"] > 8.5
+    assert len(store.trials("command-line")) == 12
+
+
+def test_a_campaign_file_brings_no_program(tmp_path: Path) -> None:
+    """The same options in a campaign file are refused, also inside another instrument."""
+    text = (CAMPAIGNS / "command_line.yaml").read_text()
+    options = "{program: [awk, '1'], outputs: {hardness: {unit: GPa, regex: '(x)'}}}"
+    inner = f"{{use: command_line, options: {options}}}"
+    for use in (inner, f"{{use: simulated, options: {{instrument: {inner}}}}}"):
+        file = tmp_path / "c.yaml"
+        file.write_text(text.replace("procedure:", f"instruments: {{quench: {use}}}\nprocedure:"))
+        with pytest.raises(ConfigError, match="lab file only"):
+            check(load_campaign(file))

@@ -91,6 +91,7 @@ class SimulatedOptions(Options):
                 self.instrument.options,
                 base=context.get("base"),
                 allowed_modules=context.get("allowed_modules", ()),
+                of_lab=context.get("of_lab", True),
             )
         except PluginError as error:
             raise ValueError(str(error)) from error

@@ -30,11 +30,13 @@ class Builder:
         source: the file, for lines.
         base: folder that relative paths start from.
         allowed_modules: modules that dotted names may lead to.
+        of_lab: the file is the lab's: options that start programs are taken from no other.
     """
 
     source: Source
     base: str | None
     allowed_modules: tuple[str, ...]
+    of_lab: bool = False
 
     def build(self, kind: str, use: str, options: Mapping[str, Any], at: Path_) -> Any:
         """Build a plug-in.
@@ -74,7 +76,8 @@ class Builder:
         """
         try:
             return model.model_validate(
-                dict(options), context={"base": self.base, "allowed_modules": self.allowed_modules}
+                dict(options),
+                context={"base": self.base, "allowed_modules": self.allowed_modules, "of_lab": self.of_lab},
             )
         except ValidationError as error:
             raise as_config_error(error, self.source, model, (*at, "options")) from error
