@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 from orchestrator.domain import Attachment, Health, Order, Quantity, Result
 from orchestrator.errors import Busy, Effect, Fault, Rejected, TimedOut
 from orchestrator.protocols import Events
-from tests.bad_drivers import Ledger, Meddles, Oven, breaks
+from tests.bad_drivers import Meddles, breaks
+from tests.good_oven import Ledger, Oven
 
 
 @breaks("level 2 comes to its end")

@@ -15,7 +15,8 @@ from instruments.conformance import RULES, Level
 from orchestrator.domain import Description, Order, Quantity, Result
 from orchestrator.protocols import Events
 from tests.bad_at_work import forget_connections
-from tests.bad_drivers import BAD, Ledger, Oven, OvenOptions
+from tests.bad_drivers import BAD
+from tests.good_oven import Ledger, Oven, OvenOptions
 
 CASES = [(driver, rule) for rule, drivers in BAD.items() for driver in drivers]
 
