@@ -13,7 +13,13 @@ mistake that it catches.
 
 from __future__ import annotations
 
+import platform
+import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
 
 from instruments.conformance_active import active
 from instruments.conformance_drills import Accidents, drilled
@@ -21,13 +27,66 @@ from instruments.conformance_passive import passive
 from instruments.conformance_rules import RULES, Finding, Findings, Level, Rule
 from instruments.conformance_static import static
 from instruments.drills import Window
-from orchestrator.domain import Order
+from orchestrator.domain import Identity, JsonObject, Order
 from orchestrator.protocols import Instrument
 
-__all__ = ["RULES", "Accidents", "Finding", "Level", "Rule", "Window", "check", "failures"]
+__all__ = ["RULES", "Accidents", "Finding", "Level", "Report", "Rule", "Window", "check", "examine", "failures"]
 
 
-async def check(
+@dataclass(frozen=True)
+class Report:
+    """What a check of one driver found.
+
+    Args:
+        driver: its class, as ``package.module:Class``.
+        level: how far the checks went.
+        findings: every one, passed or not.
+        identity: who answered, where the link was opened.
+        started_at: UTC, as ISO 8601.
+        seconds: that the checks took.
+    """
+
+    driver: str
+    level: int
+    findings: tuple[Finding, ...]
+    identity: Identity | None
+    started_at: str
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not failures(self.findings)
+
+    def to_json(self) -> JsonObject:
+        """Return the report as JSON content, with the versions it was made with."""
+        package = self.driver.partition(":")[0].partition(".")[0]
+        owners = metadata.packages_distributions().get(package, [])
+        versions = {name: metadata.version(name) for name in sorted({"matloop", *owners})}
+        return {
+            "driver": self.driver,
+            "identity": vars(self.identity) if self.identity else None,
+            "level": int(self.level),
+            "passed": self.passed,
+            "started_at": self.started_at,
+            "seconds": round(self.seconds, 2),
+            "versions": {**versions, "python": platform.python_version(), "platform": sys.platform},
+            "findings": [
+                {
+                    "check": one.check,
+                    "rule": one.rule,
+                    "about": one.about,
+                    "level": int(one.level),
+                    "passed": one.passed,
+                    "detail": one.detail,
+                    "seconds": one.seconds,
+                }
+                for one in self.findings
+            ],
+        }
+
+
+async def examine(
     instrument: Instrument,
     *,
     level: int = Level.PASSIVE,
@@ -36,7 +95,7 @@ async def check(
     window: Window | None = None,
     dead: Instrument | None = None,
     accidents: Accidents | None = None,
-) -> list[Finding]:
+) -> Report:
     """Check one driver.
 
     Args:
@@ -49,12 +108,47 @@ async def check(
         accidents: what level 3 may do beyond a row of orders.
 
     Returns:
-        Every finding, passed or not.
+        The report.
     """
+    began, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     findings = Findings()
+    await _stages(instrument, findings, level, order, window, dead, accidents or Accidents(), send=send)
+    kind = type(instrument)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    return Report(name, level, tuple(findings.all), findings.identity, started_at, time.monotonic() - began)
+
+
+async def check(
+    instrument: Instrument,
+    *,
+    level: int = Level.PASSIVE,
+    order: Order | None = None,
+    send: bool = False,
+    window: Window | None = None,
+    dead: Instrument | None = None,
+    accidents: Accidents | None = None,
+) -> list[Finding]:
+    """Check one driver, and return the findings only; see `examine`."""
+    report = await examine(
+        instrument, level=level, order=order, send=send, window=window, dead=dead, accidents=accidents
+    )
+    return list(report.findings)
+
+
+async def _stages(  # noqa: PLR0917  one caller
+    instrument: Instrument,
+    findings: Findings,
+    level: int,
+    order: Order | None,
+    window: Window | None,
+    dead: Instrument | None,
+    accidents: Accidents,
+    *,
+    send: bool,
+) -> None:
     description = await static(instrument, findings)
     if description is None:
-        return findings.all
+        return
     may = send or description.simulated
     stages: dict[Level, Callable[[], Awaitable[None]]] = {
         Level.PASSIVE: lambda: passive(
@@ -62,7 +156,7 @@ async def check(
         ),
         Level.ACTIVE: lambda: active(instrument, description, findings, order=order, send=may, window=window),
         Level.DRILLS: lambda: drilled(
-            instrument, description, findings, order=order, send=may, window=window, accidents=accidents or Accidents()
+            instrument, description, findings, order=order, send=may, window=window, accidents=accidents
         ),
     }
     for stage, drill in stages.items():
@@ -74,7 +168,6 @@ async def check(
             findings.that(f"level {stage:d} comes to its end", False, f"{type(error).__name__}: {error}")
         else:
             findings.that(f"level {stage:d} comes to its end", True)
-    return findings.all
 
 
 def failures(findings: Iterable[Finding]) -> list[Finding]:

@@ -56,6 +56,7 @@ async def passive(
     before = Left()
     await answers(instrument, findings, "health answers before opening", ("offline", "unknown", "fault", *ALIVE))
     first, blocked = await watched(instrument.open(), OPEN_S)
+    findings.identity = first
     for _ in range(TRIES - 1):  # a library that loads holds the loop up once
         if blocked >= LOOP_S:
             await instrument.close()

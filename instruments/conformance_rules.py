@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from orchestrator.domain import Identity
+
 
 class Level(IntEnum):
     """How far the checks go; a level never rises by itself."""
@@ -176,6 +178,8 @@ class Findings:
 
     def __init__(self) -> None:
         self.all: list[Finding] = []
+        self.identity: Identity | None = None
+        """Who answered, where the link was opened."""
         self._last = time.monotonic()
 
     def that(self, rule: str, passed: bool | None, detail: str = "", *, about: str = "") -> bool:
