@@ -98,8 +98,8 @@ def _other_levels(old: CampaignConfig, new: CampaignConfig) -> Iterator[tuple[Pa
 
 
 def _steps(procedure: Sequence[StepConfig]) -> list[StepConfig]:
-    """Return steps without their prices, which may change."""
-    return [step.model_copy(update={"cost": None}) for step in procedure]
+    """Return steps without what may change: their prices, and what they take of the lab's resources."""
+    return [step.model_copy(update={"cost": None, "needs": {}}) for step in procedure]
 
 
 def _other_units(old: CampaignConfig, new: CampaignConfig) -> Iterator[tuple[Path_, object, object, str]]:

@@ -10,6 +10,7 @@ from orchestrator.config.lab import LabConfig
 from orchestrator.config.messages import nearest
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.config.source import Path_, Source
+from orchestrator.config.step_checks import StepChecks
 from orchestrator.config.steps import FixedInput, FromInput, StepConfig
 from orchestrator.domain import TARGET, Capability, Description, Output, Parameter
 from orchestrator.errors import ConfigError
@@ -125,6 +126,7 @@ class ProcedureCheck:
         self.parameters = offered(space)
         self.capabilities: dict[str, Capability] = {}
         self._used: set[str] = set()
+        self._checks = StepChecks(self)
 
     def run(self) -> None:
         """Check every step, in order.
@@ -137,6 +139,7 @@ class ProcedureCheck:
             capability = self._capability(step, at)
             self._structure_input(step, capability, at)
             self._inputs(step, capability, at)
+            self._checks.check(step, capability, at)
             self.capabilities[step.step] = capability
         unused = sorted(set(self.parameters) - self._used)
         if self.procedure and unused and self.at == ("procedure",) and isinstance(self.space, BoxSpace):
@@ -241,23 +244,38 @@ class ProcedureCheck:
         if origin == "candidate":
             self._from_candidate(name, at, structure=structure)
             return name, None
-        steps = [s.step for s in self.procedure]
-        if origin not in self.capabilities:
-            if origin in steps:
-                message = (
-                    f"step {origin!r} comes later (or is this one); a step can use earlier ones only: reorder them"
-                )
+        return given.source, self.output_of(origin, name, at, kind="structure" if structure else "number")
+
+    def output_of(self, step: str, name: str, at: Path_, *, kind: str = "number", what: str = "a step") -> Output:
+        """Return an output of an earlier step.
+
+        Args:
+            step: name of the earlier step.
+            name: of the output.
+            at: where the file names it.
+            kind: ``number`` or ``structure``.
+            what: uses it, for the message.
+
+        Raises:
+            ConfigError: no earlier step gives it.
+        """
+        if step not in self.capabilities:
+            if step in [s.step for s in self.procedure]:
+                message = f"step {step!r} comes later (or is this one); {what} can use earlier ones only: reorder them"
             else:
                 message = (
-                    f"there is no step {origin!r} before this one; {nearest(origin, ['candidate', *self.capabilities])}"
+                    f"there is no step {step!r} before this one; {nearest(step, ['candidate', *self.capabilities])}"
                 )
             raise self.source.error(message, at)
-        kind = "structure" if structure else "number"
-        outputs = {o.name: o for o in self.capabilities[origin].outputs if o.kind == kind}
+        outputs = {o.name: o for o in self.capabilities[step].outputs if o.kind == kind}
         if name not in outputs:
-            message = f"step {origin!r} gives no {kind} {name!r}; {nearest(name, outputs)}"
+            message = f"step {step!r} gives no {kind} {name!r}; {nearest(name, outputs)}"
             raise self.source.error(message, at)
-        return given.source, outputs[name]
+        return outputs[name]
+
+    def use(self, parameter: str) -> None:
+        """Note that a step looks at a parameter of the space."""
+        self._used.add(parameter)
 
     def _from_candidate(self, name: str, at: Path_, *, structure: bool) -> None:
         if structure:
