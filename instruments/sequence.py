@@ -30,11 +30,13 @@ class Pace:
         every_s: seconds between two questions.
         at_most_s: seconds after which it hangs.
         for_s: how long the device must say without a break that it has finished.
+        after_s: seconds before the first question; it may take a moment until the device notices the start.
     """
 
     every_s: float = 0.2
     at_most_s: float = 3600.0
     for_s: float = 0.0
+    after_s: float = 0.0
 
 
 @dataclass
@@ -223,6 +225,7 @@ class SequencedInstrument(BlockingInstrument):
 
     def _awaited(self, job: Job, course: Course) -> None:
         pace = self.pace(course.capability.name)
+        pause(job, pace.after_s)
         began = time.monotonic()
         since: float | None = None
         while True:

@@ -133,6 +133,8 @@ class Settle(Condition):
     every_s: float = Field(default=0.2, gt=0)
     at_most_s: float = Field(default=3600.0, gt=0)
     for_s: float = Field(default=0.0, ge=0)
+    after_s: float = Field(default=0.0, ge=0)
+    """Before the first question: a device may need a moment until it notices the start."""
 
 
 class Errors(Options):
@@ -279,12 +281,23 @@ def read_device(path: Path) -> dict[str, Any]:
     return content
 
 
-def _opened(given: Any, info: ValidationInfo) -> Any:
-    if not isinstance(given, str | Path):
-        return given
+def opened_file(given: str | Path, info: ValidationInfo) -> dict[str, Any]:
+    """Read a device file that an option names.
+
+    Args:
+        given: its path; a relative one starts at the folder of the campaign or lab file.
+        info: of pydantic, with that folder.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     base = (info.context or {}).get("base")
     path = Path(given)
     return read_device(path if base is None or path.is_absolute() else Path(base) / path)
+
+
+def _opened(given: Any, info: ValidationInfo) -> Any:
+    return opened_file(given, info) if isinstance(given, str | Path) else given
 
 
 DeviceFile = Annotated[Device, BeforeValidator(_opened)]

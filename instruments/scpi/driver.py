@@ -36,7 +36,7 @@ from orchestrator.domain import (
     Unsure,
     Whereabouts,
 )
-from orchestrator.errors import BadData, Busy, Fault, InstrumentError, Interlocked, ProtocolDesync, Rejected
+from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, ProtocolDesync, Rejected
 from orchestrator.protocols import Events, Options
 
 SIMULATOR = "simulator"
@@ -198,7 +198,7 @@ class Scpi(SequencedInstrument):
     def pace(self, capability: str) -> Pace:
         """Say what the file says."""
         settle = self._device.capabilities[capability].settle
-        return Pace(settle.every_s, settle.at_most_s, settle.for_s)
+        return Pace(settle.every_s, settle.at_most_s, settle.for_s, settle.after_s)
 
     def finished(self, course: Course) -> bool:
         """Ask whether the device has settled."""
@@ -287,7 +287,7 @@ class Scpi(SequencedInstrument):
     def _line(self) -> ScpiSession:
         if self._session is None:
             message = f"the session with {self._device.name} was closed"
-            raise InstrumentError(message)
+            raise NotConnected(message)
         return self._session
 
     def _alike(self, query: str, answer: str) -> str:
