@@ -1,0 +1,53 @@
+"""`matloop virtual-lab`: a lab for practice, over real protocols.
+
+Only click is imported here, so that help appears at once; everything else inside the command.
+"""
+
+# ruff: noqa: PLC0415  the command line's help must not wait for numpy and pydantic
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command("virtual-lab")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("virtual-lab"),
+    show_default=True,
+    help="Of its samples, its logs and its lab file; a lab that was ended goes on where it was.",
+)
+@click.option("--speed", type=click.FloatRange(min=0.001), default=3600.0, show_default=True, help="Virtual s per s.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of noise, drift and faults.")
+@click.option(
+    "--faults",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Probability that an order meets a fault: door open, broken down, no number, an old number …",
+)
+def virtual_lab(folder: Path, speed: float, seed: int, faults: float) -> None:
+    """Start a virtual lab: dispenser, tube furnace, diffractometer and conductivity probe, each over its protocol.
+
+    Prints a line for each device and the path of the lab file for campaigns; Ctrl-C ends it.
+    """
+    from instruments.virtual.lab import Plan, VirtualLab
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with VirtualLab(Plan(folder, seed=seed, speed=speed, faults=faults)) as lab:
+        for device, port in lab.ports.items():
+            click.echo(f"READY {device} {lab.plan.protocols[device]} 127.0.0.1:{port}")
+        click.echo(f"READY {lab.write()}")
+        try:
+            while all(process.poll() is None for process in lab.processes.values()):
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            click.echo("the virtual lab is closed")
+            return
+        dead = [name for name, process in lab.processes.items() if process.poll() is not None]
+        message = f"the server of {', '.join(dead)} has ended by itself; look into {folder / (dead[0] + '.log')}"
+        raise click.ClickException(message)
