@@ -114,6 +114,25 @@ class Recoverable(Protocol):
 
 
 @runtime_checkable
+class Identified(Protocol):
+    """Mix-in of instruments that can say quickly what they are; compared before each start."""
+
+    async def identity(self) -> Identity:
+        """Read name, serial number and firmware from the device, under a second."""
+
+
+@runtime_checkable
+class Leased(Protocol):
+    """Mix-in of instruments with a dead-man's switch: without a heartbeat they go to their safe state by themselves.
+
+    The switch must sit in the device or its controller, so that it works with our process dead.
+    """
+
+    async def heartbeat(self, ttl_s: float) -> None:
+        """Say that somebody watches; the instrument stops by itself where nothing is heard for `ttl_s` seconds."""
+
+
+@runtime_checkable
 class SafeState(Protocol):
     """Mix-in of instruments that can be put into a safe state."""
 

@@ -44,7 +44,7 @@ class LabInstrument(Strict):
         default=None, description="dead-man: the instrument stops by itself where no heartbeat came for so long"
     )
     doubt_after: int = Field(
-        default=3, ge=1, le=1000, description="so many failures in a row take a real instrument out of service"
+        default=5, ge=1, le=1000, description="so many failures in a row take a real instrument out of service"
     )
 
 

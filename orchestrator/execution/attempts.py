@@ -34,14 +34,17 @@ from orchestrator.errors import (
     InstrumentError,
     Rejected,
     StoreError,
+    TimedOut,
 )
 from orchestrator.execution.checks import check_order, check_result
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.events import OrderEvents, Wish
 from orchestrator.execution.guard import Outcome, supervise
 from orchestrator.execution.inputs import Context, applied_values
+from orchestrator.execution.questions import is_reference
 from orchestrator.execution.raw import pack, unpack
-from orchestrator.execution.retry import Next, is_computation, verdict
+from orchestrator.execution.retry import Next, Verdict, is_computation, verdict
+from orchestrator.execution.safety import Safety, cause_of
 from orchestrator.protocols import Instrument, Recoverable
 from orchestrator.record.crash_points import reached
 from orchestrator.record.states import AttemptState, CampaignState
@@ -51,6 +54,7 @@ from orchestrator.record.views import AttemptInfo, StepInfo, TrialInfo
 LOOKUP_S = 30.0  # a look into a log takes a moment; a device that needs longer is not there
 LOOKS = 3  # how often a job that was lost sight of is looked up before a person is asked
 STORE_WAITS_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # a full disk is made room on in minutes; the result is in memory
+SKIPPED = "the lab's table gives such trials up"
 STOPPED = "stopped: "  # begins the note of attempts that we ended ourselves; they say nothing about the instrument
 
 
@@ -63,6 +67,7 @@ class Work:
         step: of the trial.
         cost: of one attempt, in the campaign's cost unit.
         config: of the step, from the procedure.
+        member: name of the instrument that does it; where the step names a kind, one of its members.
         instrument: that does it.
         description: of the instrument.
         capability: that the step uses.
@@ -77,6 +82,7 @@ class Work:
     step: StepInfo
     cost: float
     config: StepConfig
+    member: str
     instrument: Instrument
     description: Description
     capability: Capability
@@ -108,25 +114,34 @@ class Attempts:
         name: of the campaign.
         clock: of the campaign.
         on_progress: gets news of running steps.
+        safety: what watches over the orders.
     """
 
-    def __init__(self, store: CampaignStore, name: str, clock: Clock, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        store: CampaignStore,
+        name: str,
+        clock: Clock,
+        on_progress: Callable[[Progress], None],
+        safety: Safety,
+    ) -> None:
         self.store = store
         self.name = name
         self.clock = clock
         self.on_progress = on_progress
+        self.safety = safety
         # A person who starts the campaign anew allows the tries of the retry table anew.
         self._earlier = max((attempt.id for attempt in store.attempts(name)), default=0)
 
     # --- the ordinary way -----------------------------------------------------------------------------------------
 
-    def intent(self, work: Work, fence: int, order: Order) -> AttemptInfo:
-        """Commit the permission to start."""
+    def intent(self, work: Work, fence: int, order: Order, mark: JsonObject | None = None) -> AttemptInfo:
+        """Commit the permission to start; `mark` goes into the record with the order."""
         return self.store.intent(
             work.step.id,
             fence=fence,
-            order=order.to_json(),
-            instrument=work.step.instrument,
+            order={**order.to_json(), **(mark or {})},
+            instrument=work.member,
             slots=work.description.slots,
             cost=work.cost,
             sample=work.context.sample or "",
@@ -165,7 +180,10 @@ class Attempts:
         if outcome.error is not None:
             return await self.settle(work, attempt, outcome, tries)
         reached("result.received")
-        await self._patiently(work, lambda: self.keep(attempt, outcome.result))
+        try:
+            await self._patiently(work, lambda: self.keep(attempt, outcome.result))
+        except BadData as error:
+            return await self.settle(work, attempt, Outcome(None, error, ended=True), tries)
         return await self.record(work, attempt.id)
 
     def keep(self, attempt: AttemptInfo, result: object) -> None:
@@ -182,7 +200,17 @@ class Attempts:
         order = Order.from_json(attempt.order)
         try:
             result, attachments = unpack(self.store.raw.get(attempt.raw_sha256 or ""))
-            checked = check_result(result, order, work.capability, ordered_at=attempt.created_at, now=self.clock.now())
+            checked = check_result(
+                result,
+                order,
+                work.capability,
+                ordered_at=attempt.created_at,
+                now=self.clock.now(),
+                saturating=self.safety.alarms.of(work.member).saturation,
+            )
+            if is_reference(attempt):
+                await self.safety.references.judge(attempt, checked)
+                return True
         except BadData as error:
             if attempt.state is AttemptState.MEASURED:
                 self.store.advance(attempt.id, AttemptState.HELD, effect=error.effect.value, note=str(error))
@@ -195,6 +223,8 @@ class Attempts:
             attachments=attachments,
             notes=checked.notes,
         )
+        self.safety.bench.succeeded(work.member)
+        await self.safety.alarms.look(work.trial, self.store.attempt(attempt.id))
         return True
 
     # --- what went wrong ------------------------------------------------------------------------------------------
@@ -215,28 +245,85 @@ class Attempts:
         if outcome.aborted:
             return self._stopped(work, attempt, error, outcome.aborted)
         times = tries if error.effect is Effect.UNKNOWN else self._failures(attempt, error.effect) + 1
-        what = verdict(error, failed=times, description=work.description, capability=work.capability)
+        what = verdict(
+            error,
+            failed=times,
+            description=work.description,
+            capability=work.capability,
+            table=self.safety.lab.failures,
+            names={work.member, work.step.instrument},
+        )
         reason = f"{type(error).__name__}: {error}"
-        if what.next is Next.HOLD:
+        goes_on = await self._do(what, work, attempt, outcome, tries, error, reason)
+        if not is_computation(work.description, work.capability) and what.next is not Next.OUT_OF_SERVICE:
+            hung = isinstance(error, TimedOut) and not outcome.ended
+            await self.safety.failed(work.member, error, reason, hung=hung)
+        return goes_on
+
+    async def _do(  # noqa: PLR0917  the whole case, as `settle` has it
+        self,
+        what: Verdict,
+        work: Work,
+        attempt: AttemptInfo,
+        outcome: Outcome,
+        tries: int,
+        error: InstrumentError,
+        reason: str,
+    ) -> bool:
+        """Do what the table says."""
+        if what.next is Next.HOLD or (what.next is Next.ASK and error.effect is Effect.UNKNOWN):
             return self.hold(attempt, reason)
         if what.next is Next.LOOK_UP:
             return await self.look_up(work, attempt, tries, ended=outcome.ended, because=reason)
-        if what.next in (Next.RETRY, Next.SEND_AGAIN):
+        if what.next in (Next.RETRY, Next.SEND_AGAIN, Next.OTHER):
             self.tell(work, f"{reason}; again in {what.wait_s:g} s")
         if what.next is Next.SEND_AGAIN:
             await self.wait(work.wish, what.wait_s)
             return not work.wish.made and await self.perform(work, attempt, tries + 1)
         if what.next is Next.PAUSE:
             return self._pause(work, attempt, error, reason)
-        retry = what.next is Next.RETRY
-        self.store.end_attempt(attempt.id, AttemptState.FAILED, retry=retry, reason=reason, effect=error.effect.value)
-        if retry:
+        if what.next is Next.OUT_OF_SERVICE and error.effect is Effect.UNKNOWN:
+            self.hold(attempt, reason)
+            await self.safety.bench.take_out(work.member, "fault", reason)
+            return False
+        spent = error.effect in (Effect.STARTED, Effect.DONE)
+        again = what.next is not Next.FAIL and not (what.next is Next.OUT_OF_SERVICE and spent)
+        again = again or is_reference(attempt)
+        self.store.end_attempt(attempt.id, AttemptState.FAILED, retry=again, reason=reason, effect=error.effect.value)
+        if what.next in (Next.RETRY, Next.OTHER):
+            if what.next is Next.OTHER:
+                self.safety.avoided.setdefault(work.step.id, set()).add(work.member)
             await self.wait(work.wish, what.wait_s)
+        else:
+            await self._afterwards(what.next, work, attempt, error, reason)
         return True
 
+    async def _afterwards(
+        self, what: Next, work: Work, attempt: AttemptInfo, error: InstrumentError, reason: str
+    ) -> None:
+        """Do what follows where no further attempt is made now."""
+        if what is Next.OUT_OF_SERVICE:
+            self.tell(work, reason)
+            await self.safety.bench.take_out(work.member, cause_of(error), reason)
+        elif is_reference(attempt):
+            because = f"its reference could not be measured: {reason}"
+            await self.safety.bench.take_out(work.member, "reference", because)
+        elif what is Next.SKIP:
+            self.store.give_up(self.name, work.trial.number, actor="matloop", reason=f"{reason}; {SKIPPED}")
+        elif what is Next.ASK:
+            self.store.ask(
+                self.name,
+                "failure",
+                reason,
+                trial=work.trial.number,
+                step_id=work.step.id,
+                instrument=work.member,
+                subject=str(attempt.number),
+            )
+
     def hold(self, attempt: AttemptInfo, why: str) -> bool:
-        """Leave an attempt UNKNOWN, which keeps its slot and its budget until a person answers."""
-        if self.store.attempt(attempt.id).state is not AttemptState.UNKNOWN:
+        """Leave an attempt UNKNOWN, which keeps its slot and its budget until a person answers; a HELD one stays so."""
+        if self.store.attempt(attempt.id).state not in (AttemptState.UNKNOWN, AttemptState.HELD):
             self.store.advance(attempt.id, AttemptState.UNKNOWN, effect=Effect.UNKNOWN.value, note=why)
         return False
 
@@ -245,7 +332,7 @@ class Attempts:
         self.store.end_attempt(attempt.id, AttemptState.FAILED, retry=True, reason=reason, effect=error.effect.value)
         self.tell(work, reason)
         with suppress(IllegalTransition):  # it is paused or stopped already
-            why = f"instrument {work.step.instrument!r} cannot go on: {reason}"
+            why = f"instrument {work.member!r} cannot go on: {reason}"
             self.store.set_state(self.name, CampaignState.PAUSED, actor="matloop", reason=why)
         return False
 
@@ -364,3 +451,7 @@ class Attempts:
     def tell(self, work: Work, text: str) -> None:
         """Pass on news about a step."""
         self.on_progress(Progress(work.trial.number, work.step.name, 0.0, text))
+
+    def say(self, trial: int, text: str) -> None:
+        """Pass on news about a trial."""
+        self.on_progress(Progress(trial, "", 0.0, text))

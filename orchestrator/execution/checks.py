@@ -8,7 +8,7 @@ happened twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import NoReturn
@@ -120,7 +120,15 @@ def _check_number(parameter: Parameter, asked: Quantity | None, bounds: Paramete
 # --- results --------------------------------------------------------------------------------------------------------
 
 
-def check_result(result: object, order: Order, capability: Capability, *, ordered_at: int, now: int) -> Checked:
+def check_result(
+    result: object,
+    order: Order,
+    capability: Capability,
+    *,
+    ordered_at: int,
+    now: int,
+    saturating: Collection[str] = (),
+) -> Checked:
     """Check what came back and turn it into what may be recorded.
 
     Args:
@@ -129,6 +137,7 @@ def check_result(result: object, order: Order, capability: Capability, *, ordere
         capability: what the instrument declares.
         ordered_at: when the order was given, UTC in microseconds; an older reading belongs to an earlier order.
         now: stamped on readings without a time of their own, UTC in microseconds.
+        saturating: outputs that are uncertain where they stand at the end of their range.
 
     Returns:
         Measurements, structures and applied set-points in the declared units.
@@ -143,7 +152,7 @@ def check_result(result: object, order: Order, capability: Capability, *, ordere
         _bad(f"the result belongs to order {result.key!r}, not to {order.key!r}: answers have got shifted")
     readings = _by_property(result)
     measurements = tuple(
-        _check_reading(output, readings[output.name], ordered_at, now)
+        _uncertain(output, _check_reading(output, readings[output.name], ordered_at, now), saturating)
         for output in capability.outputs
         if output.kind == "number" and _present(output, readings)
     )
@@ -191,6 +200,14 @@ def _check_reading(output: Output, reading: Reading, ordered_at: int, now: int) 
         _bad(f"{output.name} was read {age:.1f} s before it was asked for: an old reading, not this order's")
     measured_at = now if reading.measured_at is None else reading.measured_at
     return NewMeasurement(output.name, value, output.unit, std_error, reading.quality, measured_at)
+
+
+def _uncertain(output: Output, one: NewMeasurement, saturating: Collection[str]) -> NewMeasurement:
+    """Call a reading uncertain that stands at an end of its range, where that means a saturated sensor."""
+    ends = [end for end in (output.low, output.high) if end is not None]
+    if output.name in saturating and any(abs(one.value - end) <= _slack(end) for end in ends):
+        return replace(one, quality=Quality.UNCERTAIN)
+    return one
 
 
 def _check_structure(output: Output, result: Result) -> Crystal:

@@ -7,18 +7,18 @@ goes on where the last one, or its crash, left off.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-from orchestrator.config.lab import ParameterEnvelope
+from orchestrator.config.lab import LabConfig, ParameterEnvelope
 from orchestrator.config.resources import ResourceConfig
 from orchestrator.config.steps import StepConfig, expanded
-from orchestrator.domain import TARGET, Capability, Description, Identity, Order
+from orchestrator.domain import TARGET, Description, JsonObject, Order
 from orchestrator.errors import (
     Busy,
     ConfigError,
@@ -27,16 +27,21 @@ from orchestrator.errors import (
     Rejected,
     Stopped,
     StoreError,
-    Unanswered,
 )
 from orchestrator.execution.answers import Question, questions
 from orchestrator.execution.attempts import Attempts, Progress, Work
 from orchestrator.execution.checks import check_order
+from orchestrator.execution.choosing_instrument import Bench, Hindrance
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.events import Wish
+from orchestrator.execution.gates import Gates
 from orchestrator.execution.inputs import Context, build_order
-from orchestrator.execution.lanes import Lane
+from orchestrator.execution.lease import Lease
+from orchestrator.execution.opening import capability_of, needed, open_all
+from orchestrator.execution.patience import Patience
+from orchestrator.execution.questions import is_reference
 from orchestrator.execution.readiness import Readiness, Ready, sample_name
+from orchestrator.execution.safety import Safety
 from orchestrator.protocols import Instrument
 from orchestrator.record.crash_points import reached
 from orchestrator.record.states import STEP_DONE, AttemptState, CampaignState, StepState
@@ -45,8 +50,6 @@ from orchestrator.record.views import AttemptInfo, StepInfo, TrialInfo
 
 T = TypeVar("T")
 WIND_UP_S = 12.0  # the guard's abort and cancel, and a commit: then a cancelled trial has its legal state
-OPENED = "instrument opened"
-"""Kind of the event that keeps an instrument's identity."""
 
 
 class Executor:
@@ -66,6 +69,7 @@ class Executor:
         below: procedures of the fidelities below the target, by name.
         priced: whether steps cost what was planned, and not what their capabilities cost.
         resources: places and stocks of the lab, by name.
+        lab: kinds, interlocks, approvals, failures, references, alarms and patience of the lab file.
     """
 
     attempts_type: ClassVar[type[Attempts]] = Attempts
@@ -84,12 +88,19 @@ class Executor:
         below: Mapping[str, Sequence[StepConfig]] | None = None,
         priced: bool = False,
         resources: Mapping[str, ResourceConfig] | None = None,
+        lab: LabConfig | None = None,
     ) -> None:
         self.store = store
         self.name = name
         self.clock = clock or Clock()
-        self.attempts = self.attempts_type(store, name, self.clock, on_progress or (lambda _: None))
+        self._lab = lab or LabConfig(patience_s=0.0)
         self._instruments = dict(instruments)
+        self._bench = Bench(store, name, self._instruments, self._lab.kinds)
+        self._safety = Safety(store, name, self._lab, self._bench)
+        tell = on_progress or (lambda _: None)
+        self.attempts = self.attempts_type(store, name, self.clock, tell, self._safety)
+        self._patience = Patience(store, name, self.attempts, self._bench, self._lab.patience_s)
+        self._lease = Lease(self.clock)
         procedures = {**(below or {}), TARGET: procedure}
         self._procedures = {name: expanded(steps) for name, steps in procedures.items()}
         self._resources = dict(resources or {})
@@ -98,8 +109,9 @@ class Executor:
         self._envelopes = {key: dict(value) for key, value in (envelopes or {}).items()}
         self._units = dict(units or {})
         self._descriptions: dict[str, Description] = {}
-        self._lanes: dict[str, Lane] = {}
+        self._gates = Gates(store, name, self.clock, lab=self._lab, bench=self._bench, descriptions=self._descriptions)
         self._exchanged: set[str] = set()
+        self._marks: dict[int, JsonObject | None] = {}
         self._wishes: dict[int, Wish] = {}
         self._watcher: asyncio.Task[None] | None = None
 
@@ -113,22 +125,16 @@ class Executor:
             InstrumentError: an instrument cannot be reached.
         """
         self.store.declare_resources(self._resources)
-        known = self._known_identities()
-        for name in dict.fromkeys(step.instrument for step in self._steps()):
-            if name not in self._instruments:
-                message = f"the procedure uses instrument {name!r}; there are: {', '.join(self._instruments) or 'none'}"
-                raise ConfigError(message)
-            description = await self._instruments[name].describe()
-            self._check_names(name, description)
-            identity = await self._instruments[name].open()
-            said = {"instrument": name, "name": identity.name, "serial": identity.serial, "firmware": identity.firmware}
-            if known.get(name) != identity:
-                note = json.dumps(said, sort_keys=True)
-                self.store.add_event(self.name, kind=OPENED, actor="matloop", note=note)
-            if name in known and known[name].serial != identity.serial:
-                self._exchanged.add(name)
-            self._descriptions[name] = description
-            self._lanes[name] = Lane(description.slots)
+        names = needed(self._steps(), self._lab)
+        found, self._exchanged = await open_all(self.store, self.name, self._bench, names, self._envelopes)
+        self._descriptions.update(found)
+        for step in self._steps():
+            for name in self._bench.members(step.instrument):
+                capability_of(name, found[name], step.capability)
+        entries = {name: self._lab.instruments[name] for name in found if name in self._lab.instruments}
+        self._lease.begin(
+            {name: (self._instruments[name], one.lease_s) for name, one in entries.items() if one.lease_s is not None}
+        )
 
     async def close(self) -> None:
         """End what runs, leaving every step in a legal state, and close the instruments."""
@@ -136,6 +142,7 @@ class Executor:
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
+        await self._lease.end()
         for name in self._descriptions:
             with suppress(Exception):  # a link that cannot be given back must not hide how the campaign ended
                 await self._instruments[name].close()
@@ -215,22 +222,52 @@ class Executor:
                 return self.store.trial(self.name, number)
 
     async def _begin(self, work: Work) -> bool:
-        lane = self._lanes[work.step.instrument]
-        if not await self._enter(work, lane):
-            return False
-        try:
-            reached("claim.before")
-            fence = self.store.claim(work.step.id, owner=_owner())
-            order, refusal = self._order(work)
-            attempt = await self._intent(work, fence, order)
-            if attempt is None:
-                return False
-            if refusal is not None:
-                return await self.attempts.refuse(work, attempt, refusal)
-            return await self.attempts.perform(work, attempt)
-        finally:
-            await lane.leave()
+        """Choose an instrument, see that nothing stands in the way, ask for the permission, and carry the step out."""
+        hindrance = self._gates.asked(work.step)
+        chosen: str | Hindrance = hindrance or ""
+        if hindrance is None:
             await self._take_note()
+            chosen = await self._bench.enter(work.step.instrument, self._safety.avoided.get(work.step.id, ()))
+        if isinstance(chosen, str):
+            try:
+                done = await self._on(chosen, work)
+            finally:
+                await self._bench.lanes[chosen].leave()
+                await self._take_note()
+            if not isinstance(done, Hindrance):
+                self._patience.forget(work.trial.number)
+                return done
+            chosen = done
+        return await self._patience.wait(work.trial.number, len(self._wishes), chosen, work.wish)
+
+    async def _on(self, member: str, work: Work) -> bool | Hindrance:
+        """Carry a step out on an instrument of which a slot is ours; or say why it cannot be begun."""
+        if work.wish.made:
+            return False
+        work = self._work(work.trial, work.step, work.wish, member)
+        mark = None
+        order, refusal = self._order(work)
+        reference = self._safety.references.due(member) if refusal is None else None
+        if refusal is None:
+            hindrance = await self._gates.hindrance(work.trial, work.step, member, order)
+            if hindrance is not None:
+                return hindrance
+        if reference is not None:
+            work = replace(work, capability=capability_of(member, work.description, reference.capability))
+            work = replace(work, cost=work.capability.cost)
+            order, mark = self._safety.references.order(reference, work.capability)
+        reached("claim.before")
+        fence = self.store.claim(work.step.id, owner=_owner())
+        self._marks[work.step.id] = mark
+        try:
+            attempt = await self._intent(work, fence, order)
+        except Busy as error:
+            return Hindrance("busy", str(error), member)
+        if attempt is None:
+            return False
+        if refusal is not None:
+            return await self.attempts.refuse(work, attempt, refusal)
+        return await self.attempts.perform(work, attempt)
 
     async def _go_on(self, work: Work) -> bool:
         for attempt in self.store.open_attempts(self.name):
@@ -241,21 +278,24 @@ class Executor:
     async def _resume(self, attempt: AttemptInfo, wish: Wish) -> bool:
         trial = self.store.trial(self.name, attempt.trial)
         step = next(step for step in trial.steps if step.id == attempt.step_id)
-        goes_on = await self.attempts.resume(self._work(trial, step, wish), attempt)
+        work = self._work(trial, step, wish, attempt.instrument)
+        if is_reference(attempt):
+            work = replace(work, capability=work.description.capability(Order.from_json(attempt.order).capability))
+        goes_on = await self.attempts.resume(work, attempt)
         await self._take_note()
         return goes_on
 
     async def _intent(self, work: Work, fence: int, order: Order) -> AttemptInfo | None:
-        """Ask for the permission; wait where another campaign uses the instrument. None where the campaign stopped."""
+        """Ask for the permission. None where the campaign stopped.
+
+        Raises:
+            Busy: another campaign uses the instrument.
+        """
         try:
-            while not work.wish.made:
-                try:
-                    attempt = self.attempts.intent(work, fence, order)
-                    self._readiness.tell_low(work)
-                    return attempt  # noqa: TRY300  the loop is left only with a permission
-                except Busy as error:
-                    self.attempts.tell(work, str(error))
-                    await self.attempts.wait(work.wish, self.clock.poll_s)
+            if not work.wish.made:
+                attempt = self.attempts.intent(work, fence, order, self._marks.pop(work.step.id, None))
+                self._readiness.tell_low(work)
+                return attempt
         except Stopped:
             self.store.unclaim(work.step.id, fence=fence)
             return None
@@ -272,33 +312,15 @@ class Executor:
 
     # --- waiting, watching, protecting ----------------------------------------------------------------------------
 
-    async def _enter(self, work: Work, lane: Lane) -> bool:
-        """Wait for a slot of the instrument within this campaign."""
-        while not await lane.enter():
-            await self._take_note()
-            if not lane.stuck:
-                continue
-            asked = [q for q in self.questions() if q.instrument == work.step.instrument]
-            if not any(other.working for other in self._lanes.values()):
-                message = f"trial {work.trial.number} cannot go on before an answer: {asked[0]}"
-                raise Unanswered(message)
-            if self.store.campaign(self.name).state is not CampaignState.ACTIVE:
-                return False
-            await self.attempts.wait(work.wish, self.clock.poll_s)
-            if work.wish.made:
-                return False
-        if work.wish.made:
-            await lane.leave()
-        return not work.wish.made
-
     async def _take_note(self) -> None:
-        """Tell the lanes which of their slots are held by UNKNOWN attempts."""
-        held: dict[str, set[int]] = {name: set() for name in self._lanes}
+        """Tell the bench which slots are held by UNKNOWN attempts, and which instruments are out of service."""
+        held: dict[str, set[int]] = {name: set() for name in self._bench.lanes}
         for attempt in self.store.open_attempts(self.name):
             if attempt.state is AttemptState.UNKNOWN and attempt.instrument in held:
                 held[attempt.instrument].add(attempt.id)
         for name, attempts in held.items():
-            await self._lanes[name].hold(attempts)
+            await self._bench.lanes[name].hold(attempts)
+        await self._bench.take_note()
 
     async def _protected(self, trial: int, act: Callable[[Wish], Coroutine[Any, Any, T]]) -> T:
         """Run an act on a trial so that cancelling ends it in good order: abort, say what happened, then give way."""
@@ -308,7 +330,7 @@ class Executor:
         wish = self._wishes[trial] = Wish()
         self._watch()
         task = asyncio.create_task(act(wish))
-        task.add_done_callback(lambda _: self._wishes.pop(trial, None))
+        task.add_done_callback(lambda _: (self._wishes.pop(trial, None), self._patience.forget(trial)))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -335,6 +357,8 @@ class Executor:
                 if info.state is CampaignState.STOPPED:
                     for wish in self._wishes.values():
                         wish.make(f"the campaign was stopped: {info.state_reason}")
+            if any(out.passing for out in self._bench.out.values()):
+                await self._bench.look()
 
     # --- what a step needs ----------------------------------------------------------------------------------------
 
@@ -346,24 +370,26 @@ class Executor:
         """Return the steps of every fidelity."""
         return [step for procedure in self._procedures.values() for step in procedure.values()]
 
-    def _work(self, trial: TrialInfo, step: StepInfo, wish: Wish) -> Work:
+    def _work(self, trial: TrialInfo, step: StepInfo, wish: Wish, member: str | None = None) -> Work:
         procedure = self._procedures.get(trial.fidelity, {})
         config = procedure.get(step.name)
-        if config is None or step.instrument not in self._descriptions:
+        name = member or self._bench.members(step.instrument)[0]
+        if config is None or name not in self._descriptions:
             message = (
                 f"trial {trial.number} has step {step.name!r} on {step.instrument!r}, which the procedure "
                 f"({', '.join(procedure) or 'empty'}) no longer has: veto the candidate, or amend the file"
             )
             raise ConfigError(message)
-        description = self._descriptions[step.instrument]
-        capability = self._capability(step.instrument, description, step.capability or config.capability)
+        description = self._descriptions[name]
+        capability = capability_of(name, description, step.capability or config.capability)
         usual = capability.cost if config.cost is None else config.cost
         return Work(
             trial=trial,
             step=step,
             cost=step.cost if self._priced else usual,
             config=config,
-            instrument=self._instruments[step.instrument],
+            member=name,
+            instrument=self._instruments[name],
             description=description,
             capability=capability,
             context=Context(
@@ -372,9 +398,9 @@ class Executor:
                 sample=sample_name(self.name, trial, step, procedure),
                 units=self._units,
             ),
-            envelope=self._envelopes.get(step.instrument, {}),
+            envelope=self._envelopes.get(name, {}),
             wish=wish,
-            trusted=step.instrument not in self._exchanged,
+            trusted=name not in self._exchanged,
         )
 
     def _order(self, work: Work) -> tuple[Order, Rejected | None]:
@@ -385,32 +411,6 @@ class Executor:
             return check_order(order, work.capability, work.envelope), None
         except Rejected as error:
             return order, error
-
-    def _check_names(self, name: str, description: Description) -> None:
-        for step in self._steps():
-            if step.instrument == name:
-                self._capability(name, description, step.capability)
-        parameters = {p.name for capability in description.capabilities for p in capability.parameters}
-        for bounded in self._envelopes.get(name, {}):
-            if bounded not in parameters:
-                there = ", ".join(sorted(parameters)) or "none"
-                message = f"the envelope of instrument {name!r} bounds {bounded!r}; its parameters are: {there}"
-                raise ConfigError(message)
-
-    def _capability(self, name: str, description: Description, wanted: str | None) -> Capability:
-        try:
-            return description.capability(wanted or None)
-        except KeyError as error:
-            message = f"instrument {name!r} has {error.args[0]}"
-            raise ConfigError(message) from error
-
-    def _known_identities(self) -> dict[str, Identity]:
-        known: dict[str, Identity] = {}
-        for event in self.store.events(self.name):
-            if event.kind == OPENED:
-                said = json.loads(event.note)
-                known[said["instrument"]] = Identity(said["name"], said["serial"], said["firmware"])
-        return known
 
 
 def _owner() -> str:

@@ -14,41 +14,35 @@ class Lane:
 
     Args:
         slots: how many orders run at once.
+        changed: notified whenever a slot comes free; the lanes of one bench share it.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._held: set[int] = set()
-        self._working = 0
-        self._changed = asyncio.Condition()
-
-    @property
-    def working(self) -> int:
+    def __init__(self, slots: int, changed: asyncio.Condition | None = None) -> None:
+        self.slots = slots
+        self.changed = changed or asyncio.Condition()
+        self.held: set[int] = set()
+        """Attempts whose outcome is unknown."""
+        self.working = 0
         """How many orders run now."""
-        return self._working
 
     @property
     def stuck(self) -> bool:
         """Whether every slot is held by an attempt that a person must answer for."""
-        return len(self._held) >= self._slots
+        return len(self.held) >= self.slots
 
-    async def enter(self) -> bool:
-        """Wait for a free slot and take it; False, without one, where all are held by unanswered attempts."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.stuck or self._working + len(self._held) < self._slots)
-            if self.stuck:
-                return False
-            self._working += 1
-            return True
+    @property
+    def free(self) -> bool:
+        """Whether an order could run now."""
+        return self.working + len(self.held) < self.slots
 
     async def leave(self) -> None:
         """Give the slot back."""
-        async with self._changed:
-            self._working -= 1
-            self._changed.notify_all()
+        async with self.changed:
+            self.working -= 1
+            self.changed.notify_all()
 
     async def hold(self, attempts: set[int]) -> None:
         """Take note of the attempts of this instrument whose outcome is unknown."""
-        async with self._changed:
-            self._held = attempts
-            self._changed.notify_all()
+        async with self.changed:
+            self.held = attempts
+            self.changed.notify_all()

@@ -14,6 +14,11 @@ from typing import Any
 from orchestrator.domain import Attachment, Result
 from orchestrator.errors import BadData
 
+LARGEST_FILE = 10_000_000_000
+"""Bytes of all attachments of one result; more is a reader that ran away, and fills the disk for everybody."""
+LARGEST_TEXT = 64_000_000
+"""Bytes of everything else: numbers, structures, notes."""
+
 
 def pack(result: object) -> tuple[bytes, tuple[Attachment, ...]]:
     """Turn whatever a driver returned into bytes.
@@ -23,13 +28,27 @@ def pack(result: object) -> tuple[bytes, tuple[Attachment, ...]]:
 
     Returns:
         JSON, and the attachments that belong beside it.
+
+    Raises:
+        BadData: it is larger than any result can be.
     """
     if isinstance(result, Result):
         try:
-            return _dump(result.to_json()), tuple(result.attachments)
+            size = sum(len(one.content) for one in result.attachments)
+            if size > LARGEST_FILE:
+                message = f"the attachments have {size / 1e9:.3g} GB; at most {LARGEST_FILE / 1e9:g} GB are kept"
+                raise BadData(message)
+            return _small(_dump(result.to_json())), tuple(result.attachments)
         except (AttributeError, TypeError, ValueError):  # a driver put something odd into a field: keep its text
             pass
-    return _dump({"not_a_result": repr(result)}), ()
+    return _small(_dump({"not_a_result": repr(result)})), ()
+
+
+def _small(content: bytes) -> bytes:
+    if len(content) > LARGEST_TEXT:
+        message = f"the result has {len(content) / 1e6:.3g} MB of text; at most {LARGEST_TEXT / 1e6:g} MB are kept"
+        raise BadData(message)
+    return content
 
 
 def unpack(content: bytes) -> tuple[Result, tuple[tuple[str, str, str], ...]]:

@@ -16,6 +16,8 @@ from orchestrator.record.database import Write
 from orchestrator.record.states import ATTEMPT_PAIRS, AttemptState, StepState
 
 OUT, IN = "out", "in"
+PASSING = frozenset({"offline", "busy", "interlocked"})
+"""Causes that go away by themselves: a link comes back, others finish, a door is closed."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class OutOfService:
 
     Args:
         instrument: name.
-        cause: ``offline``, ``fault``, ``faults``, ``hang``, ``identity``, ``reference``, ``stuck`` or ``person``.
+        cause: ``offline``, ``busy``, ``interlocked``, ``fault``, ``faults``, ``hang``, ``identity``, ``reference``,
+            ``stuck`` or ``person``.
         reason: for people.
         by: person or program that took it out.
         since: UTC in microseconds.
@@ -39,7 +42,7 @@ class OutOfService:
     @property
     def passing(self) -> bool:
         """Whether it comes back by itself as soon as it answers that it is ready."""
-        return self.cause == "offline"
+        return self.cause in PASSING
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""Opening the instruments of a campaign, and knowing them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from orchestrator.config.lab import LabConfig, ParameterEnvelope
+from orchestrator.config.steps import StepConfig
+from orchestrator.domain import Capability, Description, Identity
+from orchestrator.errors import ConfigError, InstrumentError
+from orchestrator.execution.choosing_instrument import Bench
+from orchestrator.record.store import CampaignStore
+
+OPENED = "instrument opened"
+"""Kind of the event that keeps an instrument's identity."""
+
+
+def needed(steps: Iterable[StepConfig], lab: LabConfig) -> list[str]:
+    """List the instruments that steps use: the members of their kinds, and what their interlocks read.
+
+    Args:
+        steps: of every procedure.
+        lab: with kinds and interlocks.
+    """
+    wanted = list(steps)
+    names = [one for step in wanted for one in lab.members(step.instrument)]
+    for interlock in lab.interlocks:
+        about = {one.partition(".")[0] for one in interlock.before}
+        if any(step.instrument in about or about & set(lab.members(step.instrument)) for step in wanted):
+            names.append(interlock.read.instrument)
+    return list(dict.fromkeys(names))
+
+
+async def open_all(
+    store: CampaignStore,
+    campaign: str,
+    bench: Bench,
+    names: Iterable[str],
+    envelopes: Mapping[str, Mapping[str, ParameterEnvelope]],
+) -> tuple[dict[str, Description], set[str]]:
+    """Open instruments and put them on the bench; what cannot be reached is out of service, where something else can.
+
+    Args:
+        store: of the campaign.
+        campaign: name.
+        bench: that gets them.
+        names: of the instruments.
+        envelopes: the lab's bounds.
+
+    Returns:
+        What they can do, by name, and the names of those that are another device than before.
+
+    Raises:
+        ConfigError: an instrument is missing, or an envelope bounds what it does not have.
+        InstrumentError: none of them can be reached.
+    """
+    known = _known_identities(store, campaign)
+    descriptions: dict[str, Description] = {}
+    exchanged: set[str] = set()
+    missing: dict[str, InstrumentError] = {}
+    for name in names:
+        if name not in bench.instruments:
+            there = ", ".join(bench.instruments) or "none"
+            message = f"the procedure uses instrument {name!r}; there are: {there}"
+            raise ConfigError(message)
+        description = await bench.instruments[name].describe()
+        _check_envelope(name, description, envelopes.get(name, {}))
+        descriptions[name] = description
+        bench.add(name, description.slots)
+    for name in descriptions:
+        try:
+            identity = await bench.instruments[name].open()
+        except InstrumentError as error:
+            missing[name] = error
+            continue
+        bench.identities[name] = identity
+        if known.get(name) != identity:
+            _remember(store, campaign, name, identity)
+        if name in known and known[name].serial != identity.serial:
+            exchanged.add(name)
+    if missing and len(missing) == len(descriptions):
+        raise next(iter(missing.values()))
+    for name, error in missing.items():
+        await bench.take_out(name, "offline", f"it cannot be opened: {type(error).__name__}: {error}")
+    await bench.look()
+    return descriptions, exchanged
+
+
+def capability_of(name: str, description: Description, wanted: str | None) -> Capability:
+    """Return the capability that a step uses.
+
+    Raises:
+        ConfigError: the instrument has none of that name.
+    """
+    try:
+        return description.capability(wanted or None)
+    except KeyError as error:
+        message = f"instrument {name!r} has {error.args[0]}"
+        raise ConfigError(message) from error
+
+
+def _check_envelope(name: str, description: Description, envelope: Mapping[str, ParameterEnvelope]) -> None:
+    parameters = {p.name for capability in description.capabilities for p in capability.parameters}
+    for bounded in envelope:
+        if bounded not in parameters:
+            there = ", ".join(sorted(parameters)) or "none"
+            message = f"the envelope of instrument {name!r} bounds {bounded!r}; its parameters are: {there}"
+            raise ConfigError(message)
+
+
+def _remember(store: CampaignStore, campaign: str, name: str, identity: Identity) -> None:
+    said = {"instrument": name, "name": identity.name, "serial": identity.serial, "firmware": identity.firmware}
+    store.add_event(campaign, kind=OPENED, actor="matloop", note=json.dumps(said, sort_keys=True))
+
+
+def _known_identities(store: CampaignStore, campaign: str) -> dict[str, Identity]:
+    known: dict[str, Identity] = {}
+    for event in store.events(campaign):
+        if event.kind == OPENED:
+            said = json.loads(event.note)
+            known[said["instrument"]] = Identity(said["name"], said["serial"], said["firmware"])
+    return known
