@@ -20,6 +20,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from instruments import tasks
+from instruments.desk import Desk, TaskCards
 from instruments.settings import Unit, capability_of, checked
 from orchestrator.domain import (
     Absent,
@@ -38,7 +39,7 @@ from orchestrator.domain import (
     Unsure,
     Whereabouts,
 )
-from orchestrator.errors import Aborted, InstrumentError, NotConnected, TimedOut
+from orchestrator.errors import Aborted, Effect, InstrumentError, NotConnected, TimedOut
 from orchestrator.protocols import Events, InputPath, Options
 
 WEEK_S = 7 * 24 * 3600.0
@@ -84,10 +85,12 @@ class Operator:
     """
 
     Options: ClassVar[type[BaseModel]] = OperatorOptions
+    who: ClassVar[str] = "operator"
 
     def __init__(self, options: OperatorOptions) -> None:
         self.options = options
         self.folder = options.folder or tasks.default_folder()
+        self.desk: Desk = TaskCards(self.folder)
         self._stops: dict[str, str] = {}
         self._waiting: dict[str, Events] = {}
 
@@ -119,11 +122,11 @@ class Operator:
     async def open(self) -> Identity:
         """Make the folders and prove that cards can be written."""
         try:
-            await asyncio.to_thread(tasks.prepare, self.folder)
+            await asyncio.to_thread(self.desk.prepare)
         except OSError as error:
             message = f"the operator's folder {self.folder} cannot be used: {error}; set the option 'folder'"
             raise NotConnected(message) from error
-        return Identity(name="operator", serial=str(self.folder))
+        return Identity(name=self.who, serial=str(self.folder))
 
     async def close(self) -> None:
         """Leave the cards where they are: people may go on with them."""
@@ -131,11 +134,11 @@ class Operator:
     async def health(self) -> Health:
         """Say whether the folder is there and how many cards wait."""
         try:
-            waiting = await asyncio.wait_for(asyncio.to_thread(tasks.waiting, self.folder), 0.8)
+            waiting = await asyncio.wait_for(asyncio.to_thread(self.desk.waiting), 0.8)
         except (OSError, TimeoutError) as error:
             return Health("offline", f"the folder {self.folder} cannot be read: {error or 'no answer'}")
         state: Literal["busy", "ready"] = "busy" if len(self._waiting) >= self.options.slots else "ready"
-        return Health(state, f"{len(waiting)} cards wait in {self.folder}" if waiting else "")
+        return Health(state, f"{waiting} orders wait in {self.folder}" if waiting else "")
 
     async def run(self, order: Order, events: Events) -> Result:
         """Put a card into the outbox and wait for its answer."""
@@ -144,7 +147,7 @@ class Operator:
         card = tasks.card(order, capability, numbers, choices, self.options.instructions)
         self._waiting[order.key] = events  # before the card is out, so that no abort can miss it
         try:
-            await asyncio.to_thread(tasks.issue, self.folder, card)
+            await asyncio.to_thread(self.desk.issue, card)
             await events.accepted({"key": order.key})
             return await self._answer(order.key, events, min(order.deadline_s, self.options.longest_s))
         except OSError as error:
@@ -176,35 +179,35 @@ class Operator:
         self._stops.update(dict.fromkeys(wanted or self._waiting, reason))
 
     def _whereabouts(self, key: str) -> Whereabouts:
-        card = tasks.read_card(self.folder, key)
+        card = self.desk.card(key)
         if card is None:
             return Absent()
         try:
-            answer = tasks.take(self.folder, card)
+            answer = self.desk.take(card)
         except InstrumentError:
             return Running({"key": key})  # `attach` raises what the person reported
         if answer is not None:
             return Finished(answer)
-        if tasks.is_withdrawn(self.folder, key):
+        if self.desk.is_withdrawn(key):
             return Unsure(f"the card {key} was withdrawn; ask whether the work on it was begun")
         return Running({"key": key})
 
     async def _answer(self, key: str, events: Events, limit_s: float) -> Result:
         loop = asyncio.get_running_loop()
         until = loop.time() + limit_s
-        card = await asyncio.to_thread(tasks.read_card, self.folder, key)
+        card = await asyncio.to_thread(self.desk.card, key)
         if card is None:
             message = f"the task card {key} is gone from {self.folder}; restore the folder or answer for the campaign"
             raise NotConnected(message, effect=TimedOut.default_effect)
         while True:
-            answer = await asyncio.to_thread(tasks.take, self.folder, card)
+            answer = await asyncio.to_thread(self.desk.take, card)
             if answer is not None:
                 return answer
             if key in self._stops or events.abort_requested():
                 reason = self._stops.get(key, "the campaign asked for it")
-                await asyncio.to_thread(tasks.withdraw, self.folder, key, reason)
+                untouched = await asyncio.to_thread(self.desk.withdraw, key, reason)
                 message = f"the card {key} was withdrawn: {reason}"
-                raise Aborted(message)
+                raise Aborted(message, effect=Effect.NONE if untouched else None)
             if loop.time() > until:
                 message = f"nobody answered the card {key} within {limit_s:g} s; it still lies in {self.folder}"
                 raise TimedOut(message)

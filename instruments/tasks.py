@@ -260,6 +260,24 @@ def take(folder: Path, task: Mapping[str, Any]) -> Result | None:
     except AnswerError as error:
         _refuse(folder, path, content, str(error))
         return None
+    return result_of(task, content)
+
+
+def result_of(task: Mapping[str, Any], content: Mapping[str, Any]) -> Result:
+    """Turn a checked answer into a result.
+
+    Args:
+        task: the card.
+        content: the answer.
+
+    Returns:
+        The result.
+
+    Raises:
+        Rejected: the work was not begun.
+        Fault: the work was done and gave no result.
+    """
+    key = str(task["key"])
     by = str(content["by"])
     if reason := content.get("not_started"):
         message = f"{by} did not begin: {reason}"
@@ -343,10 +361,24 @@ def _dump(content: Mapping[str, Any]) -> bytes:
 
 
 def _write(path: Path, content: Content, *, replace: bool = True) -> None:
+    write_whole(path, _dump(content), replace=replace)
+
+
+def write_whole(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write a file so that it appears complete, and lasts.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        replace: whether it may be there already.
+
+    Raises:
+        FileExistsError: it is, and may not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with beside.open("wb") as file:
-        file.write(_dump(content))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     try:
