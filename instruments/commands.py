@@ -7,23 +7,17 @@ Only click is imported here, so that help appears at once; everything else insid
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import re
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from instruments import commands_kit
 from instruments.scpi import commands as scpi_commands
-
-if TYPE_CHECKING:
-    from instruments.conformance_rules import Finding
-    from orchestrator.protocols import Instrument
 
 FOLDER = click.option(
     "--folder",
@@ -31,7 +25,6 @@ FOLDER = click.option(
     help="Folder of the task cards; default: in Matloop's data folder.",
 )
 VALUE = re.compile(r"^\s*(?P<name>[A-Za-z]\w*)\s*=\s*(?P<number>[-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(?P<unit>.*?)\s*$")
-MARKS = {True: "ok  ", False: "FAIL", None: "skip"}
 
 
 @click.group()
@@ -39,7 +32,8 @@ def instrument() -> None:
     """List and check instrument drivers; answer tasks for people."""
 
 
-instrument.add_command(commands_kit.chaos)
+for tool in commands_kit.TOOLS:
+    instrument.add_command(tool)
 instrument.add_command(scpi_commands.serve)
 
 
@@ -52,38 +46,6 @@ def list_() -> None:
     width = max((len(one.name) for one in listings), default=0)
     for one in listings:
         click.echo(f"{one.name:<{width}}  {one.distribution} {one.version}  {one.path}")
-
-
-@instrument.command()
-@click.argument("name")
-@click.option("--options", default="{}", help="The driver's options as JSON, or @FILE.")
-@click.option(
-    "--level", type=click.IntRange(0, 2), default=1, show_default=True, help="0 declarations, 1 link, 2 work."
-)
-@click.option("--send", is_flag=True, help="Also send orders to an instrument that is not simulated.")
-@click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
-@click.option("--all", "everything", is_flag=True, help="Show what passed, too.")
-def check(name: str, *, options: str, level: int, send: bool, as_json: bool, everything: bool) -> None:
-    """Check that a driver keeps the instrument contract.
-
-    NAME is a name of 'matloop instrument list' or package.module:Class; modules of the current folder are found.
-    Level 1 opens the link and sends orders that must be refused; level 2 sends orders from the middle of the bounds. A
-    driver that does not refuse carries such an order out, so real instruments get orders only with --send.
-    """
-    from instruments import conformance
-
-    driver = _build(name, options)
-    findings = asyncio.run(conformance.check(driver, level=level, send=send))
-    failed = conformance.failures(findings)
-    if as_json:
-        rows = [{"check": f.check, "passed": f.passed, "detail": f.detail} for f in findings]
-        report = {"driver": name, "level": level, "passed": not failed, "findings": rows}
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        _show(findings, everything=everything)
-        skipped = sum(finding.passed is None for finding in findings)
-        click.echo(f"{len(findings) - skipped} checks, {len(failed)} failed, {skipped} not tried")
-    sys.exit(1 if failed else 0)
 
 
 @instrument.command()
@@ -130,29 +92,6 @@ def answer(key: str, values: tuple[str, ...], folder: Path | None, **given: Any)
     except cards.AnswerError as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"taken: {path}")
-
-
-def _build(name: str, options: str) -> Instrument:
-    from orchestrator import plugins
-
-    text = Path(options[1:]).read_text(encoding="utf-8") if options.startswith("@") else options
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        message = f"--options is no JSON: {error}; write such as '{{\"port\": 5025}}'"
-        raise click.UsageError(message) from error
-    module = name.partition(":")[0]
-    if ":" in name:
-        sys.path.insert(0, str(Path.cwd()))  # the author runs this beside the driver that is being written
-    driver: Instrument = plugins.build("instruments", name, content, base=str(Path.cwd()), allowed_modules=[module])
-    return driver
-
-
-def _show(findings: list[Finding], *, everything: bool) -> None:
-    for finding in findings:
-        if everything or not finding.passed:
-            detail = f": {finding.detail}" if finding.detail else ""
-            click.echo(f"{MARKS[finding.passed]}  {finding.check}{detail}")
 
 
 def _show_card(card: dict[str, Any]) -> None:
