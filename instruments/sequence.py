@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,12 +48,14 @@ class Course:
         order: what is asked.
         numbers: set-points in the declared units.
         choices: categorical set-points.
+        wants_end: says whether the campaign wants the order to end, for waits inside a library.
     """
 
     capability: Capability
     order: Order
     numbers: Mapping[str, float]
     choices: Mapping[str, str]
+    wants_end: Callable[[], bool] = lambda: False
     phases: Phases = field(default_factory=Phases)
     lock: threading.Lock = field(default_factory=threading.Lock)
     acting: bool = False
@@ -124,7 +126,7 @@ class SequencedInstrument(BlockingInstrument):
     def work(self, job: Job) -> Result:
         """Carry out one order."""
         capability = self.description().capability(job.order.capability)
-        course = self._course = Course(capability, job.order, job.numbers, job.choices)
+        course = self._course = Course(capability, job.order, job.numbers, job.choices, job.abort_requested)
         try:
             with course.phases:
                 applied = self._prepared(job, course)

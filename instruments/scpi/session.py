@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -323,7 +324,7 @@ class ScpiSession:
         return answer
 
     def _ask(self, command: str, timeout_s: float) -> str:
-        if self._stray():
+        if stray(self._resource):
             self._drop()
             message = f"before {command!r} was asked, {self.address} had sent something that nobody asked for"
             raise ProtocolDesync(message)
@@ -344,27 +345,10 @@ class ScpiSession:
             return str(resource.read()).strip()
         except Exception as error:
             self._drop()
-            raise _mapped(error, f"{self.address}{asked}", timeout_s) from error
-
-    def _stray(self) -> bool:
-        """Say whether an answer waits that nobody asked for."""
-        try:
-            session = self._resource.visalib.sessions[self._resource.session]
-        except (AttributeError, KeyError):
-            return False  # a vendor's VISA; GPIB and USB keep questions and answers apart themselves
-        if getattr(session, "_pending_buffer", b""):
-            return True
-        line = getattr(session, "interface", None)
-        if hasattr(line, "in_waiting"):
-            return bool(line.in_waiting)
-        if hasattr(line, "recv"):
-            import select  # noqa: PLC0415  with the library that it belongs to
-
-            return bool(select.select([line], [], [], 0.0)[0])
-        return False
+            raise mapped(error, f"{self.address}{asked}", timeout_s) from error
 
     def _discard(self) -> None:
-        while self._stray():
+        while stray(self._resource):
             self._exchange(None, self.timeout_s)
 
     def _drop(self) -> None:
@@ -409,6 +393,24 @@ def number(answer: str, command: str, *, scale: float = 1.0, pattern: re.Pattern
     return value * scale
 
 
+def stray(resource: Any) -> bool:
+    """Say whether an answer waits that nobody asked for.
+
+    Args:
+        resource: of pyvisa.
+    """
+    try:
+        session = resource.visalib.sessions[resource.session]
+    except (AttributeError, KeyError):
+        return False  # a vendor's VISA; GPIB and USB keep questions and answers apart themselves
+    if getattr(session, "_pending_buffer", b""):
+        return True
+    line = getattr(session, "interface", None)
+    if hasattr(line, "in_waiting"):
+        return bool(line.in_waiting)
+    return hasattr(line, "recv") and bool(select.select([line], [], [], 0.0)[0])
+
+
 def pause(job: Job, seconds: float) -> None:
     """Wait by the wall clock, which is the device's, and end early where the campaign wants an abort.
 
@@ -428,7 +430,14 @@ def pause(job: Job, seconds: float) -> None:
         time.sleep(min(WAKE_S, left))
 
 
-def _mapped(error: Exception, where: str, timeout_s: float | None) -> InstrumentError:
+def mapped(error: Exception, where: str, timeout_s: float | None) -> InstrumentError:
+    """Say in our words what pyvisa and what lies under it raise.
+
+    Args:
+        error: of the library; few of them are its own.
+        where: for the message.
+        timeout_s: that was waited.
+    """
     code = getattr(error, "error_code", None)
     if isinstance(error, TimeoutError) or (code is not None and "TMO" in str(getattr(error, "abbreviation", ""))):
         return TimedOut(f"no answer from {where} within {timeout_s or 0:g} s; the session is opened anew")
