@@ -12,6 +12,7 @@ from orchestrator.config.steps import expanded
 from orchestrator.domain import TARGET, Description, Proposal
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
+from orchestrator.execution.opening import needed
 from orchestrator.protocols import BoxSpace, HasParameterUnits, Instrument, SearchSpace
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import StepPlan
@@ -87,13 +88,10 @@ def instruments(config: CampaignConfig, lab: LabConfig, base: str | None) -> dic
         base: folder that relative paths start from.
     """
     built: dict[str, Instrument] = {}
-    for step in (step for procedure in config.procedures.values() for step in procedure):
-        if step.instrument in built:
-            continue
-        use = config.instruments.get(step.instrument) or lab.instruments[step.instrument]
-        built[step.instrument] = plugins.build(
-            "instruments", use.use, use.options, base=base, allowed_modules=lab.allowed_modules
-        )
+    steps = [step for procedure in config.procedures.values() for step in procedure]
+    for name in needed(steps, lab):
+        use = config.instruments.get(name) or lab.instruments[name]
+        built[name] = plugins.build("instruments", use.use, use.options, base=base, allowed_modules=lab.allowed_modules)
     return built
 
 
@@ -127,6 +125,7 @@ def executor(
         below={name: one.procedure for name, one in config.fidelities.items()},
         priced=config.priced,
         resources=lab.resources,
+        lab=lab,
     )
 
 

@@ -14,6 +14,7 @@ from orchestrator.config.building import Builder
 from orchestrator.config.combinations import INPUTS, policies_for, surrogates_for
 from orchestrator.config.defaults import IMPORTED, MULTI_FIDELITY, default_surrogate
 from orchestrator.config.lab import LabConfig
+from orchestrator.config.lab_check import LabCheck
 from orchestrator.config.messages import nearest
 from orchestrator.config.past_results import PastResult, PastResults, TableOptions, read_table
 from orchestrator.config.procedure import (
@@ -139,22 +140,29 @@ class _Check:
         return space
 
     def _instruments(self) -> dict[str, Description]:
+        lab = LabCheck(self.loaded.lab, self.loaded.lab_source, self._described, self.config.instruments)
+        lab.names()
         descriptions: dict[str, Description] = {}
         for place, step in self._steps():
             if step.instrument in descriptions:
                 continue
             name, of_lab = instrument_use(self.config, self.loaded.lab, step, place, self.source)
-            builder = self.lab_builder if of_lab else self.builder
-            use = self.loaded.lab.instruments[name] if of_lab else self.config.instruments[name]
-            at = ("instruments", name)
-            instrument = builder.build("instruments", use.use, use.options, at)
-            descriptions[name] = builder.describe(instrument, use.options, at)
+            descriptions[name] = lab.describe(name) if of_lab else self._described(name, of_lab=False)
         for name in self.config.instruments:
             if name not in descriptions:
                 message = f"no step uses the instrument {name!r}; name it in a step, or remove it"
                 raise self.source.error(message, ("instruments", name), of_key=True)
         self._envelopes(descriptions)
+        lab.used(descriptions)
         return descriptions
+
+    def _described(self, name: str, *, of_lab: bool = True) -> Description:
+        """Build an instrument and ask it what it can do."""
+        builder = self.lab_builder if of_lab else self.builder
+        use = self.loaded.lab.instruments[name] if of_lab else self.config.instruments[name]
+        at = ("instruments", name)
+        instrument = builder.build("instruments", use.use, use.options, at)
+        return builder.describe(instrument, use.options, at)
 
     def _steps(self) -> list[tuple[Path_, StepConfig]]:
         """List the steps of every fidelity with their places in the file, the target's first."""
@@ -164,7 +172,8 @@ class _Check:
         return steps
 
     def _envelopes(self, descriptions: Mapping[str, Description]) -> None:
-        for name, description in descriptions.items():
+        bounded = {one: found for name, found in descriptions.items() for one in self.loaded.lab.members(name)}
+        for name, description in bounded.items():
             entry = self.loaded.lab.instruments.get(name)
             known = {p.name for c in description.capabilities for p in c.parameters}
             for parameter in entry.envelope if entry else ():

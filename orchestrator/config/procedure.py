@@ -330,8 +330,7 @@ class ProcedureCheck:
     def _bounds(self, step: StepConfig, parameter: Parameter) -> tuple[float, float, str]:
         least = -math.inf if parameter.low is None else parameter.low
         most = math.inf if parameter.high is None else parameter.high
-        entry = self.lab.instruments.get(step.instrument)
-        envelope = entry.envelope.get(parameter.name) if entry else None
+        envelope = self.lab.bounds(step.instrument, parameter.name)
         if envelope is None:
             return least, most, ""
         tight = (
@@ -397,14 +396,15 @@ def instrument_use(
         ConfigError: there is none of that name, or two.
     """
     name = step.instrument
-    if name in config.instruments and name in lab.instruments:
+    of_lab = name in lab.instruments or name in lab.kinds
+    if name in config.instruments and of_lab:
         message = f"the lab file has an instrument {name!r} too; give the campaign's own another name"
         raise source.error(message, ("instruments", name), of_key=True)
     if name in config.instruments:
         return name, False
-    if name in lab.instruments:
+    if of_lab:
         return name, True
-    known = [*config.instruments, *lab.instruments]
+    known = [*config.instruments, *lab.instruments, *lab.kinds]
     hint = nearest(name, known) if known else "declare it under 'instruments', or in lab.yaml"
     message = f"there is no instrument {name!r}; {hint}"
     error: ConfigError = source.error(message, (*at, "instrument"))
