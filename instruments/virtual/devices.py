@@ -45,8 +45,8 @@ class Dispenser(Device):
             ),
             outputs=(
                 Output(VIAL, "dimensionless", 1.0, LAST_VIAL),
-                Output("carbonate", "mg", 0.0, 3500.0),
-                Output("zirconia", "mg", 0.0, 3500.0),
+                Output("carbonate_mass", "mg", 0.0, 3500.0),
+                Output("zirconia_mass", "mg", 0.0, 3500.0),
             ),
             typical_s=150.0,
             longest_s=600.0,
@@ -83,9 +83,10 @@ class Dispenser(Device):
         sample.spoiled = "" if share >= 1 else "the dose was cut short"
         self.world.keep(vial, sample)
         shown = {
-            name: round(true[powder] + drift, 1) for name, powder in (("carbonate", "BaCO3"), ("zirconia", "ZrO2"))
+            name: round(true[powder] + drift, 1)
+            for name, powder in (("carbonate_mass", "BaCO3"), ("zirconia_mass", "ZrO2"))
         }
-        return {VIAL: float(vial), **shown, "_carbonate": true["BaCO3"], "_zirconia": true["ZrO2"]}
+        return {VIAL: float(vial), **shown, "_carbonate_mass": true["BaCO3"], "_zirconia_mass": true["ZrO2"]}
 
 
 class TubeFurnace(Device):
@@ -269,7 +270,7 @@ class Probe(Device):
         return Capability(
             "measure",
             parameters=(A_VIAL, Parameter("probe_temperature", "degC", 100.0, 800.0, resolution=1.0, default=600.0)),
-            outputs=(Output("conductivity", "S/cm", 0.0, 1.0), Output("std_error", "S/cm", 0.0, 1.0)),
+            outputs=(Output("conductivity", "S/cm", 0.0, 1.0), Output("conductivity_error", "S/cm", 0.0, 1.0)),
             typical_s=30 * MINUTE,
             longest_s=3 * HOUR,
             cost=2.0,
@@ -289,7 +290,7 @@ class Probe(Device):
         resistance = self.CELL / true + contact
         seen = gain * self.CELL / resistance * (1 + float(rng.normal(0.0, 0.01)))
         shown = float(f"{min(self.CEILING, max(self.FLOOR, seen)):.5g}")
-        return {"conductivity": shown, "std_error": float(f"{0.015 * shown:.3g}"), "_conductivity": true}
+        return {"conductivity": shown, "conductivity_error": float(f"{0.015 * shown:.3g}"), "_conductivity": true}
 
 
 DEVICES: dict[str, type[Device]] = {one.name: one for one in (Dispenser, TubeFurnace, Diffractometer, Probe)}

@@ -113,6 +113,9 @@ class VirtualLab:
     def write(self, ports: Mapping[str, int] | None = None) -> Path:
         """Write the lab file, the SCPI device files and the scans beside it.
 
+        The devices are declared as real ones, so that a campaign treats each order as a physical act that may not be
+        repeated: that is what is practised here.
+
         Args:
             ports: other ports than the servers', such as those of proxies before them.
 
@@ -174,7 +177,7 @@ def _scpi(device: Device, port: int, through: int, folder: Path) -> dict[str, An
     path = folder / f"{device.name}.yaml"
     path.write_text(json.dumps(device_file(device), indent=2) + "\n")
     address = f"TCPIP::127.0.0.1::{through}::SOCKET"
-    return {"use": "scpi", "options": {"device": path.name, "address": address, "simulated": True}}
+    return {"use": "scpi", "options": {"device": str(path.resolve()), "address": address}}
 
 
 def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, Any]:
@@ -185,7 +188,7 @@ def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, An
 
     path = folder / f"{device.name}.json"
     scans.write(asyncio.run(scan(Where("127.0.0.1", port, tls=False))), path)
-    return {"use": "sila", "options": options(device, through, path.name)}
+    return {"use": "sila", "options": options(device, through, str(path.resolve()))}
 
 
 ENTRIES = {"scpi": _scpi, "sila": _sila}

@@ -10,7 +10,7 @@ import asyncio
 import math
 from typing import Any
 
-from instruments.virtual.device import Device, RefusedError
+from instruments.virtual.device import Device, Job, RefusedError
 from instruments.virtual.sila_server import KEY, SHOWN, STATE, STOP, camel
 from instruments.virtual.timing import waits
 from orchestrator.domain import Output, Parameter
@@ -83,6 +83,7 @@ class Front:
         self.setpoints: dict[str, Any] = {}
         self.outputs: dict[str, Any] = {}
         self.words: dict[str, Any] = {}
+        self._shown: Job | None = None
 
     async def build(self, space: int) -> None:
         """Make the nodes.
@@ -143,8 +144,10 @@ class Front:
         state = "Idle" if job is None else {"busy": "Busy", "failed": "BrokenDown"}.get(job.state, "Idle")
         for name, node in self.setpoints.items():
             await node.write_value(float(device.setpoints[name]))
-        for name, node in self.outputs.items():
-            await node.write_value(device.reading(name) if state == "Idle" else math.nan)
+        if job is not None and job.state == "done" and job is not self._shown and job.shown_key == job.key:
+            for name, node in self.outputs.items():  # numbers of an earlier order keep their time stamps
+                await node.write_value(float(device.reading(name)))
+        self._shown = job if state != "Busy" else self._shown
         await self.words[SHOWN].write_value(device.shown_key())
         await self.words["Message"].write_value("" if job is None else job.message)
         await self.words[STATE].write_value("DoorOpen" if device.door_open and state == "Idle" else state)
@@ -187,9 +190,24 @@ def options(device: Device, port: int, scan: str) -> dict[str, Any]:
     capability = device.capability()
     typical, longest, _ = waits(device)
     return {
-        "url": f"opc.tcp://127.0.0.1:{port}",
+        "endpoint": f"opc.tcp://127.0.0.1:{port}",
+        "unit": camel(device.name),
         "scan": scan,
+        "commands": [capability.name],
+        "key_parameter": "order_key",
+        "key_value": "shown_order",
+        "abort_command": "stop",
+        "parameters": {
+            p.name: {"resolution": p.resolution, **({} if p.default is None else {"default": p.default})}
+            for p in capability.parameters
+        },
+        "outputs": {o.name: {"min": o.low, "max": o.high} for o in capability.outputs},
+        "state": "state",
+        "busy": ["Busy"],
+        "interlocked": ["DoorOpen"],
+        "failed": ["BrokenDown"],
+        "errors": {STATUS["interlocked"]: "interlocked", STATUS["rejected"]: "rejected", STATUS["busy"]: "busy"},
         "typical_s": typical,
         "longest_s": longest,
-        "commands": [capability.name],
+        "cost": capability.cost,
     }

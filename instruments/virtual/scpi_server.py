@@ -170,7 +170,6 @@ def device_file(device: Device) -> dict[str, Any]:
                 "typical_s": typical,
                 "longest_s": longest + 5.0,
                 "cost": capability.cost,
-                "fidelity": "virtual",
             }
         },
         "errors": {"rejected": [-221, -222], "busy": [-213], "interlocked": [ERRORS["interlocked"]]},

@@ -124,8 +124,6 @@ def options(device: Device, port: int, scan: str) -> dict[str, Any]:
         "typical_s": typical,
         "longest_s": longest,
         "cost": capability.cost,
-        "fidelity": "virtual",
-        "simulated": True,
     }
 
 
