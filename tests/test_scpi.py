@@ -20,9 +20,12 @@ from instruments.scpi.commands import serve
 from instruments.scpi.device import read_device
 from instruments.scpi.driver import Scpi
 from instruments.scpi.session import ScpiSession
-from orchestrator import plugins
+from orchestrator import loop, plugins
+from orchestrator.campaign import Campaign
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running
 from orchestrator.errors import Aborted, Effect, InstrumentError, NotConnected, PluginError, Rejected
+from orchestrator.record.states import TrialState
+from orchestrator.record.store import CampaignStore
 from tests.loopback_servers import Server, launch
 
 DEVICES = Path(__file__).parent.parent / "campaigns" / "devices"
@@ -254,3 +257,17 @@ def test_the_command_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     answered = CliRunner().invoke(serve, [str(file)])
     assert answered.exit_code == 1
     assert "capabilities.go.settle" in answered.output
+
+
+def test_a_campaign_over_a_device_of_yaml_alone(tmp_path: Path) -> None:
+    """The example runs as it stands; it learns from set-points that the device read back, and finds the valley."""
+    store = CampaignStore.open(tmp_path / "store.db")
+    campaign = Campaign.create(DEVICES.parent / "yaml_heater.yaml", store=store, actor="test")
+    reason = asyncio.run(loop.run(campaign))
+    assert "budget" in reason
+    trials = store.trials("yaml-heater")
+    assert {t.state for t in trials} == {TrialState.COMPLETED}
+    assert len(trials) == 12
+    values = [best.values["resistance"] for best in campaign.best(12)]
+    assert all(20 < value < 125 for value in values)
+    assert values[0] < 100
