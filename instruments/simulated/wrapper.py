@@ -2,24 +2,21 @@
 
 Everything random is fixed by the seed and by what is asked, so that a campaign gives the same numbers again: noise and
 duration by (seed, question); faults that end a trial (`rejected`, `interlocked`, `fault`) by the same; faults that pass
-by (seed, question, how often this process was asked it). Time passes on the campaign's clock.
-
-The faults are those that make trouble: `timed_out` lets the inner instrument do the work and loses the answer, `stale`
-gives a reading from an hour ago, `wrong_unit` one in another dimension, `nan` one that is no number. The guard around
-instruments must catch the last three.
+by (seed, question, how often this process was asked it). Time passes on the campaign's clock. `faults.py` lists the
+faults, and which of them the campaign can see.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, NoReturn, Self
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationInfo, model_validator
 
 from instruments.draws import content, generator
 from instruments.settings import capability_of, checked
+from instruments.simulated.faults import LASTING, SLOWER, FaultKind, raise_after, raise_before, spoiled
 from orchestrator import plugins
 from orchestrator.domain import (
     Description,
@@ -33,16 +30,10 @@ from orchestrator.domain import (
     Whereabouts,
     canonical_json,
 )
-from orchestrator.errors import Aborted, Busy, Effect, Fault, Interlocked, NotConnected, PluginError, Rejected, TimedOut
+from orchestrator.errors import Aborted, Effect, NotConnected, PluginError, TimedOut
 from orchestrator.protocols import Events, Instrument, Options, Recoverable
 from orchestrator.units import convert, scale
 
-FaultKind = Literal[
-    "busy", "not_connected", "rejected", "interlocked", "timed_out", "fault", "nan", "wrong_unit", "stale"
-]
-LASTING: tuple[FaultKind, ...] = ("rejected", "interlocked", "fault")
-"""Faults that belong to the question: asking again does not help."""
-STALE_US = 3600 * 1_000_000
 SLICE_S = 1.0
 """How often a simulated duration looks for an abort."""
 FAR_OUT = 10.0
@@ -116,6 +107,7 @@ class Simulated:
         self.options = options
         self.inner = options.inner()
         self._asked: Counter[str] = Counter()
+        self._served = 0
         self._aborts: list[str] = []
         self._waiting: list[Events] = []
 
@@ -163,17 +155,23 @@ class Simulated:
         """Take simulated time, let the inner instrument work, and spoil what it gives."""
         checked(capability_of(await self.describe(), order), order)
         fault = self._fault(order)
-        _raise_before(fault)
+        raise_before(fault)
         self._waiting.append(events)
         try:
-            await self._wait(order, events)
+            if fault == "hang":
+                await _hang(events)
+            await self._wait(order, events, SLOWER if fault == "slow" else 1.0)
         finally:
             self._waiting.remove(events)
-        result = await self.inner.run(order, events)
-        if fault == "timed_out":
-            message = "simulated: no answer in time; the work was done all the same"
+        if fault == "timed_out_before":
+            message = "simulated: no answer in time"
             raise TimedOut(message)
-        return await self._spoiled(order, result, fault)
+        result = await self.inner.run(order, events)
+        if fault == "double_effect":
+            result = await self.inner.run(order, events)
+        self._served += 1
+        raise_after(fault)
+        return spoiled(await self._noised(order, result), fault, self._served)
 
     async def abort(self, reason: str) -> None:
         """Abort what the campaign wants to end; where it names nothing, all that runs."""
@@ -206,12 +204,12 @@ class Simulated:
             found = _pick(passing, again * (1 - sum(p for _, p in lasting)))
         return found
 
-    async def _wait(self, order: Order, events: Events) -> None:
+    async def _wait(self, order: Order, events: Events, slower: float) -> None:
         lasts = self.options.duration_s
         if lasts is None:
             return
         draw = float(generator(self.options.seed, order, "duration").standard_normal())
-        total = max(0.1 * lasts.mean, lasts.mean + lasts.sd * max(-FAR_OUT, min(FAR_OUT, draw)))
+        total = slower * max(0.1 * lasts.mean, lasts.mean + lasts.sd * max(-FAR_OUT, min(FAR_OUT, draw)))
         left = min(total, order.deadline_s)
         earlier = len(self._aborts)
         while left > 0:
@@ -226,12 +224,10 @@ class Simulated:
             message = f"simulated: no result within {order.deadline_s:g} s; the work would last {total:.0f} s"
             raise TimedOut(message, effect=Effect.STARTED)
 
-    async def _spoiled(self, order: Order, result: Result, fault: FaultKind | None) -> Result:
+    async def _noised(self, order: Order, result: Result) -> Result:
         capability = (await self.describe()).capability(order.capability)
         units = {output.name: output.unit for output in capability.outputs}
         readings = tuple(self._noisy(order, reading, units[reading.property]) for reading in result.readings)
-        if fault is not None and readings:
-            readings = (_wrong(readings[0], fault), *readings[1:])
         return replace(result, readings=readings)
 
     def _noisy(self, order: Order, reading: Reading, unit: str) -> Reading:
@@ -252,22 +248,7 @@ def _pick(kinds: list[tuple[FaultKind, float]], draw: float) -> FaultKind | None
     return None
 
 
-def _raise_before(fault: FaultKind | None) -> None:
-    before = {
-        "busy": (Busy, "simulated: at work for somebody else"),
-        "not_connected": (NotConnected, "simulated: the link is down"),
-        "rejected": (Rejected, "simulated: outside what the instrument takes"),
-        "interlocked": (Interlocked, "simulated: the door is open"),
-        "fault": (Fault, "simulated: the instrument reports a failure of its own"),
-    }
-    if fault in before:
-        kind, message = before[fault]
-        raise kind(message)
-
-
-def _wrong(reading: Reading, fault: FaultKind) -> Reading:
-    if fault == "nan":
-        return replace(reading, value=float("nan"))
-    if fault == "wrong_unit":
-        return replace(reading, unit="kelvin" if reading.unit != "kelvin" else "meter")
-    return replace(reading, measured_at=time.time_ns() // 1000 - STALE_US)
+async def _hang(events: Events) -> NoReturn:
+    """Hang as a driver does whose library waits for ever: deaf to aborts, until the guard gives it up."""
+    while True:
+        await events.sleep(SLICE_S)
