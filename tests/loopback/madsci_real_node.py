@@ -79,7 +79,10 @@ def main() -> None:
     os.dup2(2, 1)  # the node's own lines go elsewhere
     sys.argv = sys.argv[:1]  # the node's settings read the command line, too
     config = RestNodeConfig(
-        node_url=AnyUrl(f"http://127.0.0.1:{port}"), node_name="furnace", enable_rate_limiting=False
+        node_url=AnyUrl(f"http://127.0.0.1:{port}"),
+        node_name="furnace",
+        enable_rate_limiting=False,
+        enable_registry_resolution=False,
     )
     node = Furnace(node_config=config)
     threading.Thread(target=_ready, args=(port, said), daemon=True).start()
