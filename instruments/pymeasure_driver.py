@@ -32,7 +32,8 @@ from pydantic import BaseModel
 
 from instruments.lane import Lane
 from instruments.pymeasure_options import OWN, Act, PyMeasureOptions
-from instruments.scpi.session import IDENTIFY_S, LOST, identity, mapped, stray
+from instruments.scpi.answers import identity, mapped, stray
+from instruments.scpi.session import IDENTIFY_S, LOST
 from instruments.sequence import Course, Pace, SequencedInstrument
 from orchestrator.domain import Capability, Description, Health, Identity, Output, Parameter
 from orchestrator.errors import (

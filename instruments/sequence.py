@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instruments.phases import Phases
-from instruments.scpi.session import pause
-from instruments.sync import BlockingInstrument, Job
+from instruments.sync import WAKE_S, BlockingInstrument, Job
 from orchestrator.domain import Capability, JsonObject, Order, Quantity, Reading, Result
 from orchestrator.errors import Aborted, BadData, Effect, InstrumentError, Rejected, TimedOut
 from orchestrator.protocols import Events
@@ -276,3 +275,22 @@ class SequencedInstrument(BlockingInstrument):
         except InstrumentError as error:
             message = f"{course.capability.name} could not be halted: {error}; look at the device"
             raise TimedOut(message, effect=Effect.UNKNOWN) from error
+
+
+def pause(job: Job, seconds: float) -> None:
+    """Wait by the wall clock, which is the device's, and end early where the campaign wants an abort.
+
+    Args:
+        job: looked at for an abort.
+        seconds: how long.
+
+    Raises:
+        Aborted: the campaign wants the order to end.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        job.raise_if_aborted()
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(WAKE_S, left))

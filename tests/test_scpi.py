@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from instruments import conformance
 from instruments.drills import QuietEvents
+from instruments.examples import heater as heater_example
 from instruments.scpi.commands import serve
 from instruments.scpi.device import read_device
 from instruments.scpi.driver import Scpi
@@ -271,3 +272,37 @@ def test_a_campaign_over_a_device_of_yaml_alone(tmp_path: Path) -> None:
     values = [best.values["resistance"] for best in campaign.best(12)]
     assert all(20 < value < 125 for value in values)
     assert values[0] < 100
+
+
+def test_the_example_in_python_is_short() -> None:
+    """It has less than thirty lines, not counting imports and docstrings."""
+    lines = Path(heater_example.__file__).read_text().splitlines()
+    code = [line for line in lines if line.strip() and not line.strip().startswith(('"""', "from ", "import "))]
+    assert len(code) < 30
+
+
+async def test_the_example_in_python_keeps_the_contract() -> None:
+    """It passes level 2, its abort halts the device, and its errors say what happened."""
+    with served(device=DEVICES / "power_supply.yaml") as server:
+        driver = heater_example.Heater(heater_example.HeaterOptions(address=tcp(server)))
+        findings = await conformance.check(driver, level=2, send=True)
+        assert not conformance.failures(findings)
+    with served("--duration", "20", device=DEVICES / "power_supply.yaml") as server:
+        driver = heater_example.Heater(heater_example.HeaterOptions(address=tcp(server)))
+        heat = Order("k", "heat", settings={"voltage": Quantity(12.0, "volt")})
+        job = asyncio.create_task(driver.run(heat, QuietEvents()))
+        await asyncio.sleep(0.5)
+        await driver.abort("a test")
+        with pytest.raises(Aborted) as stopped:
+            await job
+        assert stopped.value.effect is Effect.STARTED
+        with pytest.raises(Rejected) as refused:
+            await driver.run(Order("k", "heat", settings={"voltage": Quantity(25.0, "volt")}), QuietEvents())
+        assert refused.value.effect is Effect.NONE
+        job = asyncio.create_task(driver.run(heat, QuietEvents()))
+        await asyncio.sleep(0.5)
+        server.kill()
+        with pytest.raises(InstrumentError) as lost:
+            await job
+        assert lost.value.effect is Effect.UNKNOWN
+        await driver.close()

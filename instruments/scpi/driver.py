@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field
 
 from instruments.lane import Lane
+from instruments.scpi.answers import error_code, number
 from instruments.scpi.device import Condition, Device, DeviceFile, filled
-from instruments.scpi.session import ScpiSession, number
+from instruments.scpi.session import HEALTH_S, LONGEST_QUEUE, ScpiSession
 from instruments.scpi.simulator import Background
 from instruments.sequence import Course, Pace, SequencedInstrument
 from orchestrator.domain import (
@@ -36,12 +37,10 @@ from orchestrator.domain import (
     Unsure,
     Whereabouts,
 )
-from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, ProtocolDesync, Rejected
+from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, Rejected
 from orchestrator.protocols import Events, Options
 
 SIMULATOR = "simulator"
-HEALTH_S = 0.3
-"""Patience of a health question: the whole of `health` takes less than a second."""
 PLAIN_KEY = re.compile(r"[\w.:-]+")
 """What may stand in a command: no quote, no separator, no line end."""
 ALIKE = 4
@@ -132,8 +131,8 @@ class Scpi(SequencedInstrument):
                 raise Busy(message)
         errors = self._device.errors
         if errors is not None:  # what stands in the queue from earlier must not be taken for this order's
-            for _ in range(64):
-                if _code(self._line().query(errors.query), errors.query) == 0:
+            for _ in range(LONGEST_QUEUE):
+                if error_code(self._line().query(errors.query), errors.query) == 0:
                     return
             message = f"the error queue of {self._device.name} does not become empty; look at the device"
             raise Fault(message)
@@ -183,7 +182,7 @@ class Scpi(SequencedInstrument):
         if errors is None:
             return
         answer = self._line().query(errors.query)
-        code = _code(answer, errors.query)
+        code = error_code(answer, errors.query)
         if code == 0:
             return
         message = f"{self._device.name} reports {answer}"
@@ -311,11 +310,3 @@ class Scpi(SequencedInstrument):
         near = condition.within
         goal: Any = course.numbers.get(near.of, math.nan) if course and isinstance(near.of, str) else near.of
         return abs(number(answer, condition.query, scale=condition.scale) - float(goal)) <= near.tolerance
-
-
-def _code(answer: str, query: str) -> int:
-    found = re.match(r"\s*([-+]?\d+)", answer)
-    if found is None:
-        message = f"{query!r} answers {answer!r}; a number and a text were expected"
-        raise ProtocolDesync(message)
-    return int(found[1])

@@ -11,23 +11,22 @@ pyvisa (MIT) with pyvisa-py (MIT); ``pip install 'matloop[scpi]'``.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
-import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from instruments.phases import Phases
-from instruments.sync import WAKE_S, Job
-from orchestrator.domain import Identity
+from instruments.scpi.answers import NUMBER, REFUSED_CODES, error_code, identity, mapped, number, pyvisa_library, stray
+from instruments.sequence import pause
+from instruments.sync import Job
+from orchestrator.domain import Health, Identity
 from orchestrator.errors import (
-    BadData,
+    Aborted,
     Fault,
     InstrumentError,
     NotConnected,
-    PluginError,
     ProtocolDesync,
     Rejected,
     TimedOut,
@@ -39,27 +38,10 @@ STALE_LINES = 8
 """Answers to earlier questions that may stand before the one to ``*IDN?`` on a serial line, which reopening keeps."""
 SETTLE_S = 0.02
 """After a reopening: long enough for a second copy of the identity to arrive."""
-NO_NUMBER = 9.9e37
-"""SCPI 1999, 7.2.1.4: 9.9E37 stands for infinity, 9.91E37 for not a number."""
-NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+HEALTH_S = 0.3
+"""Patience of a health question: the whole of `health` takes less than a second."""
+LONGEST_QUEUE = 64
 LOST = (NotConnected, TimedOut, ProtocolDesync)
-REFUSED_CODES = (-200, -213, -221, -222, -224)
-"""Standard codes of commands that were not carried out: execution error, init ignored, conflict, out of range."""
-
-
-def pyvisa_library() -> Any:
-    """Import pyvisa.
-
-    Raises:
-        PluginError: it is not installed.
-    """
-    try:
-        import pyvisa  # noqa: PLC0415  an extra, and half a second
-        import pyvisa_py  # noqa: F401, PLC0415  pyvisa finds it by name only when a session is opened
-    except ImportError as error:
-        message = f"SCPI and VISA devices need pyvisa ({error}); type: pip install 'matloop[scpi]'"
-        raise PluginError(message) from error
-    return pyvisa
 
 
 class ScpiSession:
@@ -102,6 +84,7 @@ class ScpiSession:
         self._resource: Any = None
         self._known = ""
         self._lock = threading.RLock()
+        self._job: Job | None = None
 
     # the link
 
@@ -218,21 +201,34 @@ class ScpiSession:
             Fault: the device reports anything else.
         """
         answer = self.query(query)
-        code = re.match(r"\s*([-+]?\d+)", answer)
-        if code is None:
-            self._drop()
-            message = f"{query!r} answers {answer!r}; a number and a text were expected"
-            raise ProtocolDesync(message)
-        if int(code[1]) == 0:
-            return
-        message = f"the device reports {answer}"
-        raise Rejected(message) if int(code[1]) in REFUSED_CODES else Fault(message)
+        code = error_code(answer, query)
+        if code:
+            message = f"the device reports {answer}"
+            raise Rejected(message) if code in REFUSED_CODES else Fault(message)
 
     # one order, for drivers in Python
 
-    def order(self) -> Phases:
-        """Return the context of one order, which stamps on errors what physically happened."""
-        return self.phases
+    @contextlib.contextmanager
+    def order(self, job: Job, *, abort: str = "", errors: str = "SYST:ERR?") -> Iterator[None]:
+        """Carry out one order inside: errors get the effect that they have at their place, and an abort is sent.
+
+        Args:
+            job: looked at for an abort.
+            abort: command that halts the device; none where there is nothing to halt.
+            errors: question to the error queue, which is emptied first; none where there is no queue.
+        """
+        self._job = job
+        with self.phases:
+            if errors:
+                self._empty(errors)
+            try:
+                yield
+            except (Aborted, TimedOut):
+                if abort and self.phases.place in {"sent", "working"}:
+                    self.write(abort)
+                raise
+            finally:
+                self._job = None
 
     def start(self, command: str, errors: str = "SYST:ERR?") -> None:
         """Send the start, exactly once, and have the device confirm it.
@@ -253,13 +249,10 @@ class ScpiSession:
             self.raise_errors(errors)
             self.phases.working()
 
-    def wait(
-        self, job: Job, query: str, done: Callable[[str], bool], *, every_s: float = 0.2, at_most_s: float = 3600.0
-    ) -> None:
-        """Ask until the device has finished.
+    def wait(self, query: str, done: Callable[[str], bool], *, every_s: float = 0.2, at_most_s: float = 3600.0) -> None:
+        """Ask until the device has finished; inside of `order`.
 
         Args:
-            job: looked at for an abort.
             query: the question.
             done: says of the answer whether the work is done.
             every_s: seconds between two questions.
@@ -274,10 +267,48 @@ class ScpiSession:
             if time.monotonic() > until:
                 message = f"{query!r} did not say within {at_most_s:g} s that the work is done; look at the device"
                 raise TimedOut(message)
-            pause(job, every_s)
+            if self._job is None:
+                time.sleep(every_s)
+            else:
+                pause(self._job, every_s)
         self.phases.done()
 
+    def settle(
+        self, query: str, goal: float, *, within: float, every_s: float = 0.2, at_most_s: float = 3600.0
+    ) -> None:
+        """Ask until a number is close to a goal; inside of `order`.
+
+        Args:
+            query: the question.
+            goal: number that the device is to reach.
+            within: how close.
+            every_s: seconds between two questions.
+            at_most_s: seconds.
+
+        Raises:
+            Aborted: the campaign wants the order to end.
+            TimedOut: it does not get there.
+        """
+        self.wait(query, lambda a: abs(number(a, query) - goal) <= within, every_s=every_s, at_most_s=at_most_s)
+
+    def health(self, query: str = "*OPC?") -> Health:
+        """Ask something quickly; an error says that the device is not there.
+
+        Args:
+            query: any question that has an answer.
+        """
+        self.query(query, timeout_s=HEALTH_S, retries=0)
+        return Health("ready")
+
     # inside
+
+    def _empty(self, errors: str) -> None:
+        """Take out of the error queue what stands there from earlier: it is not this order's."""
+        for _ in range(LONGEST_QUEUE):
+            if error_code(self.query(errors), errors) == 0:
+                return
+        message = f"the error queue of {self.address} does not become empty; look at the device"
+        raise Fault(message)
 
     def _connect(self) -> None:
         pyvisa = pyvisa_library()
@@ -356,93 +387,3 @@ class ScpiSession:
         if resource is not None:
             with contextlib.suppress(Exception):  # the line may be gone already, each library says so in its own way
                 resource.close()
-
-
-def identity(answer: str) -> Identity:
-    """Read the answer to ``*IDN?``: manufacturer, type, serial number, firmware.
-
-    Args:
-        answer: of the device; one that keeps to no rule becomes the name.
-    """
-    fields = [field.strip() for field in answer.split(",")]
-    if len(fields) < 4:  # noqa: PLR2004  IEEE 488.2, 10.14
-        return Identity(answer)
-    return Identity(f"{fields[0]} {fields[1]}", fields[2], fields[3])
-
-
-def number(answer: str, command: str, *, scale: float = 1.0, pattern: re.Pattern[str] = NUMBER) -> float:
-    """Read a number out of an answer.
-
-    Args:
-        answer: of the device.
-        command: that it answers, for messages.
-        scale: what the device's number is multiplied with.
-        pattern: its first group is the number; the whole answer must match.
-
-    Raises:
-        BadData: it is no finite number.
-    """
-    found = pattern.fullmatch(answer)
-    try:
-        value = float(found[1]) if found else math.nan
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or abs(value) >= NO_NUMBER:
-        message = f"{command!r} answers {answer!r}; a finite number was expected"
-        raise BadData(message)
-    return value * scale
-
-
-def stray(resource: Any) -> bool:
-    """Say whether an answer waits that nobody asked for.
-
-    Args:
-        resource: of pyvisa.
-    """
-    try:
-        session = resource.visalib.sessions[resource.session]
-    except (AttributeError, KeyError):
-        return False  # a vendor's VISA; GPIB and USB keep questions and answers apart themselves
-    if getattr(session, "_pending_buffer", b""):
-        return True
-    line = getattr(session, "interface", None)
-    if hasattr(line, "in_waiting"):
-        return bool(line.in_waiting)
-    return hasattr(line, "recv") and bool(select.select([line], [], [], 0.0)[0])
-
-
-def pause(job: Job, seconds: float) -> None:
-    """Wait by the wall clock, which is the device's, and end early where the campaign wants an abort.
-
-    Args:
-        job: looked at for an abort.
-        seconds: how long.
-
-    Raises:
-        Aborted: the campaign wants the order to end.
-    """
-    until = time.monotonic() + seconds
-    while True:
-        job.raise_if_aborted()
-        left = until - time.monotonic()
-        if left <= 0:
-            return
-        time.sleep(min(WAKE_S, left))
-
-
-def mapped(error: Exception, where: str, timeout_s: float | None) -> InstrumentError:
-    """Say in our words what pyvisa and what lies under it raise.
-
-    Args:
-        error: of the library; few of them are its own.
-        where: for the message.
-        timeout_s: that was waited.
-    """
-    code = getattr(error, "error_code", None)
-    if isinstance(error, TimeoutError) or (code is not None and "TMO" in str(getattr(error, "abbreviation", ""))):
-        return TimedOut(f"no answer from {where} within {timeout_s or 0:g} s; the session is opened anew")
-    if isinstance(error, OSError) or code is not None:
-        return NotConnected(f"the link with {where} is lost: {type(error).__name__}: {error}")
-    if isinstance(error, UnicodeDecodeError):
-        return ProtocolDesync(f"the answer of {where} is no text: {error}; the session is opened anew")
-    return ProtocolDesync(f"{where}: {type(error).__name__}: {error}; the session is opened anew")

@@ -1,0 +1,1 @@
+"""Drivers to begin from: copy one and change what is yours."""
