@@ -178,6 +178,18 @@ class Operator:
         wanted = [key for key, events in self._waiting.items() if events.abort_requested()]
         self._stops.update(dict.fromkeys(wanted or self._waiting, reason))
 
+    def cards(self) -> list[JsonObject]:
+        """Read the cards that wait for an answer, oldest first."""
+        return list(tasks.waiting(self.folder))
+
+    def reply(self, answer: JsonObject) -> None:
+        """Take an answer, as `matloop instrument answer` does.
+
+        Raises:
+            AnswerError: it is not what the card expects, or the card was answered already.
+        """
+        tasks.answer(self.folder, answer)
+
     def _whereabouts(self, key: str) -> Whereabouts:
         card = self.desk.card(key)
         if card is None:

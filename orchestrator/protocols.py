@@ -133,6 +133,21 @@ class Leased(Protocol):
 
 
 @runtime_checkable
+class AsksPeople(Protocol):
+    """Mix-in of instruments that are people: their task cards can be shown and answered anywhere."""
+
+    def cards(self) -> list[JsonObject]:
+        """Read the cards that wait: ``key``, ``task``, ``label``, ``settings``, ``answer_with`` (property → unit), …"""
+
+    def reply(self, answer: JsonObject) -> None:
+        """Take the answer to a card: ``key``, ``by``, ``at`` and ``values``, ``failed`` or ``not_started``.
+
+        Raises:
+            MatloopError: it is not what the card expects; the message says what is.
+        """
+
+
+@runtime_checkable
 class SafeState(Protocol):
     """Mix-in of instruments that can be put into a safe state."""
 

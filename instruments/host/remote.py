@@ -104,6 +104,10 @@ class Remote:
             self._identity = wire.identity_from(await self._way().say("POST", "/open", answer_s=60.0))
         return self._identity
 
+    async def identity(self) -> Identity:
+        """Ask the host who is there now."""
+        return wire.identity_from(await self._way().say("POST", "/open", answer_s=HEALTH_S))
+
     async def close(self) -> None:
         """Let go of the host, which keeps the instrument; tell it which results have arrived for good."""
         for key in list(self._delivered):

@@ -27,7 +27,7 @@ from orchestrator.domain import (
     Whereabouts,
 )
 from orchestrator.errors import Aborted, Busy, Effect, InstrumentError, Rejected, TimedOut
-from orchestrator.protocols import Instrument, Recoverable, SafeState
+from orchestrator.protocols import Identified, Instrument, Recoverable, SafeState
 
 HEALTH_S = 0.7
 """The client's second has the way there and back in it."""
@@ -132,7 +132,8 @@ class Station:
 
     async def open(self) -> Identity:
         """Open the instrument; the host keeps it open, whoever comes and goes."""
-        return await self.instrument.open()
+        identity = await self.instrument.open()
+        return await self.instrument.identity() if isinstance(self.instrument, Identified) else identity
 
     async def health(self) -> Health:
         """Ask the instrument now."""
