@@ -39,6 +39,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "flows.commands_look": ("status", "why", "report", "export"),
         "flows.commands_people": ("ask", "tell", "veto"),
         "flows.commands_answer": ("answer",),
+        "flows.commands_service": ("service",),
     },
     "Before a campaign": {
         "flows.commands_files": ("validate", "plugins"),

@@ -21,7 +21,8 @@ from orchestrator.choosing import queue_of
 from orchestrator.errors import BudgetSpent, SpaceExhausted, Unanswered
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
-from orchestrator.record.states import AttemptState, CampaignState, TrialState
+from orchestrator.execution.questions import waits
+from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.views import FitInfo, TrialInfo
 from orchestrator.standing import Standing
 from orchestrator.units import convert, shown
@@ -275,7 +276,7 @@ class _Turns:
     async def _end(self) -> str:
         """Say why nothing is left to do, and mark the campaign DONE where it is."""
         campaign = self.campaign
-        waiting = [a for a in campaign.store.open_attempts(campaign.name) if a.state is AttemptState.UNKNOWN]
+        waiting = [a for a in campaign.store.open_attempts(campaign.name) if waits(a)]
         if waiting:
             reason = f"waits for a person's answer on trial {waiting[0].trial}: matloop answer {campaign.name}"
             await self.hooks.publish(campaign, reason)
