@@ -137,7 +137,7 @@ class AsksPeople(Protocol):
     """Mix-in of instruments that are people: their task cards can be shown and answered anywhere."""
 
     def cards(self) -> list[JsonObject]:
-        """Read the cards that wait: ``key``, ``task``, ``label``, ``settings``, ``answer_with`` (property → unit), …"""
+        """Read the cards that wait: ``key``, ``task``, ``label``, ``settings``, ``answer_with`` (property → unit)."""
 
     def reply(self, answer: JsonObject) -> None:
         """Take the answer to a card: ``key``, ``by``, ``at`` and ``values``, ``failed`` or ``not_started``.
