@@ -129,7 +129,25 @@ async def _serve(proxy: Chaos, listen: int) -> None:
     await proxy.serve_forever()
 
 
-TOOLS = (check, chaos)
+@click.command()
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="To make; default: NAME-driver here.")
+def new(name: str, folder: Path | None) -> None:
+    """Write a driver package to begin with: driver, simulator, and a test of the contract that passes as written."""
+    from instruments import new_driver
+    from orchestrator.errors import PluginError
+
+    where = folder or Path(f"{name.replace('_', '-')}-driver")
+    try:
+        written = new_driver.write(name, where)
+    except PluginError as error:
+        raise click.UsageError(str(error)) from error
+    for path in written:
+        click.echo(path)
+    click.echo(f"next: cd {where} && pip install -e '.[dev]' && pytest")
+
+
+TOOLS = (check, new, chaos)
 
 
 def build(name: str, options: str) -> Instrument:
@@ -182,9 +200,7 @@ def parse_windows(texts: Sequence[str]) -> Window:
     return window
 
 
-def allowed(
-    name: str, driver: Instrument, level: int, window: Window, yes: str, *, ask: bool = True
-) -> bool:
+def allowed(name: str, driver: Instrument, level: int, window: Window, yes: str, *, ask: bool = True) -> bool:
     """Say whether orders may be sent; ask the person where a real instrument is to work.
 
     Args:
