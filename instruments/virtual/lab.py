@@ -191,4 +191,16 @@ def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, An
     return {"use": "sila", "options": options(device, through, str(path.resolve()))}
 
 
-ENTRIES = {"scpi": _scpi, "sila": _sila}
+def _opcua(device: Device, port: int, through: int, folder: Path) -> dict[str, Any]:
+    from instruments import scans  # noqa: PLC0415  with its protocol
+    from instruments.opcua.link import Where  # noqa: PLC0415  with its protocol
+    from instruments.opcua.scanning import scan  # noqa: PLC0415  with its protocol
+    from instruments.virtual.opcua_server import options  # noqa: PLC0415  with its protocol
+
+    path = folder / f"{device.name}.json"
+    entry = options(device, through, str(path.resolve()))
+    scans.write(asyncio.run(scan(Where(f"opc.tcp://127.0.0.1:{port}"), entry["unit"])), path)
+    return {"use": "opcua", "options": entry}
+
+
+ENTRIES = {"scpi": _scpi, "sila": _sila, "opcua": _opcua}

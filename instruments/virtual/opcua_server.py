@@ -107,7 +107,7 @@ class Front:
         async def start(_: Any, *given: Any) -> Any:
             code = self._start(given)
             await self.show()
-            return [] if code is None else ua.StatusCode(getattr(ua.StatusCodes, code))
+            return None if code is None else ua.StatusCode(getattr(ua.StatusCodes, code))
 
         @uamethod
         def stop(_: Any) -> None:
