@@ -38,7 +38,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "flows.commands_run": ("run", "resume", "pause", "stop", "amend"),
         "flows.commands_look": ("status", "why", "report", "export"),
         "flows.commands_people": ("ask", "tell", "veto"),
-        "flows.commands_answer": ("answer",),
+        "flows.commands_answer": ("answer", "questions"),
         "flows.commands_service": ("service",),
     },
     "Before a campaign": {

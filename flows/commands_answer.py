@@ -1,32 +1,45 @@
-"""The command by which people answer what no program can find out: answer."""
+"""The commands by which people see what they are asked, and answer: questions, answer."""
 
 from __future__ import annotations
 
-import asyncio
-import re
+import json
 from typing import TYPE_CHECKING
 
 import click
 
-from flows.given import given
-from flows.session import actor, campaign_of, opened, resolve, split_target, store_option, who_option
-from orchestrator.errors import StoreError
+from flows.session import actor, opened, resolve, store_option, who_option
 
 if TYPE_CHECKING:
-    from orchestrator.campaign import Campaign
-    from orchestrator.domain import Capability
-    from orchestrator.execution.answers import Question
-    from orchestrator.record.store import CampaignStore
-
-ATTEMPT = re.compile(r"\d+")
-NUMBER_OR_VALUE = re.compile(r"\d+|\w+\s*=.*", re.DOTALL)
+    from flows.answering import Open
 
 
 @click.command()
-@click.argument("arguments", metavar="[CAMPAIGN] [ATTEMPT] [PROPERTY=VALUE[UNIT]]...", nargs=-1)
-@click.option("--not-started", is_flag=True, help="It was never carried out: the step is tried again.")
-@click.option("--discard", is_flag=True, help="Nothing usable came of it: the trial has failed.")
-@click.option("--reason", help="What you saw at the instrument; needed with an answer.")
+@click.argument("campaign", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")
+@store_option
+def questions(*, campaign: str | None, as_json: bool, store: str | None) -> None:
+    """Show what people are asked, and which answers fit.
+
+    Questions and task cards of one campaign, or of all that are not done.
+    """
+    from flows.answering import waiting  # noqa: PLC0415  not needed by --help
+
+    with opened(store) as records:
+        there = waiting(records, [resolve(records, campaign)] if campaign else None)
+        if as_json:
+            click.echo(json.dumps([one.to_json() for one in there], indent=1, default=str))
+            return
+        for one in there:
+            _show(one)
+        if not there:
+            click.echo(f"{campaign or 'no campaign'} asks nothing")
+
+
+@click.command()
+@click.argument("arguments", metavar="[CAMPAIGN] [QUESTION] [ANSWER] [PROPERTY=VALUE[UNIT]]...", nargs=-1)
+@click.option("--not-started", is_flag=True, help="The same as the answer retry.")
+@click.option("--discard", is_flag=True, help="The same as the answer discard.")
+@click.option("--reason", default="", help="What you saw at the instrument; needed with an answer.")
 @who_option
 @store_option
 def answer(
@@ -34,83 +47,57 @@ def answer(
     arguments: tuple[str, ...],
     not_started: bool,
     discard: bool,
-    reason: str | None,
+    reason: str,
     who: str | None,
     store: str | None,
 ) -> None:
     """Answer what no program can find out.
 
-    After a crash it may be unknown whether an instrument carried out an order. Without an answer the questions are
-    listed; look at the instrument or its log, then say one of three things:
+    Without an answer the questions are listed, each with the answers that fit. Look at the instrument or its log, then:
 
     \b
-    matloop answer 7 --not-started --reason "the furnace log has no such run"
-    matloop answer 7 --discard     --reason "the crucible broke"
-    matloop answer 7 strength=3.4MPa --reason "read from the tester's display"
+    matloop answer a7 retry    --reason "the furnace log has no such run"
+    matloop answer a7 discard  --reason "the crucible broke"
+    matloop answer a7 strength=3.4MPa --reason "read from the tester's display"
+    matloop answer q3 approve  --reason "the hood is on"
+    matloop answer t3fa9c1d2 strength=12.3MPa --who Ada
+
+    ANSWER is one of retry, skip, done-by-hand (with values), discard, out-of-service, abort, approve, refuse.
     """  # noqa: D301  \b tells click to keep the lines
-    campaign, rest = split_target(arguments, NUMBER_OR_VALUE)
-    number = int(rest[0]) if rest and ATTEMPT.fullmatch(rest[0]) else None
-    texts = rest[1:] if number is not None else rest
-    answers = [not_started, discard, bool(texts)]
-    if sum(answers) > 1:
-        message = "one answer was expected: --not-started, --discard, or the values that were measured"
-        raise click.UsageError(message)
-    if any(answers) and not reason:
-        message = "say with --reason what you saw at the instrument: it stands in the record beside your name"
-        raise click.UsageError(message)
+    from flows.answering import give, read, waiting  # noqa: PLC0415  not needed by --help
+
     with opened(store) as records:
-        name = resolve(records, campaign)
-        if not any(answers):
-            _list(records, name)
+        typed = read(arguments, [info.name for info in records.campaigns()])
+        verbs = [
+            *([typed.verb] if typed.verb else []),
+            *(["retry"] if not_started else []),
+            *(["discard"] if discard else []),
+        ]
+        if len(verbs) > 1 or ((not_started or discard) and typed.values):
+            message = "one answer was expected; seen: " + ", ".join([*verbs, *typed.values])
+            raise click.UsageError(message)
+        name = resolve(records, typed.campaign)
+        if not verbs and not typed.values:
+            there = waiting(records, [name])
+            for one in there:
+                _show(one)
+            if not there:
+                click.echo(f"{name} asks nothing")
             return
-        question = _asked(records, name, number)
-        _give(records, question, texts, not_started=not_started, who=who or actor(), reason=reason or "")
-        click.echo(f"attempt {question.attempt} (trial {question.trial}, {question.label}) is answered")
-        click.echo(f"go on: matloop resume {name}")
+        is_card = (typed.question or "").startswith("t")
+        if not reason and not (is_card and typed.values):
+            message = "say with --reason what you saw at the instrument: it stands in the record beside your name"
+            raise click.UsageError(message)
+        verb = verbs[0] if verbs else None
+        click.echo(give(records, name, typed.question, verb, typed.values, who=who or actor(), reason=reason))
+        click.echo(f"a campaign that runs goes on by itself; else: matloop resume {name}")
 
 
-def _list(records: CampaignStore, name: str) -> None:
-    from orchestrator.execution.answers import questions  # noqa: PLC0415  not needed by --help
-
-    found = questions(records, name)
-    for question in found:
-        click.echo(f"attempt {question.attempt}: {question}")
-    if not found:
-        click.echo(f"{name} asks nothing")
-
-
-def _asked(records: CampaignStore, name: str, number: int | None) -> Question:
-    from orchestrator.execution.answers import questions  # noqa: PLC0415  not needed by --help
-
-    found = questions(records, name)
-    fitting = [question for question in found if number in (None, question.attempt)]
-    if len(fitting) == 1:
-        return fitting[0]
-    numbers = ", ".join(str(question.attempt) for question in found) or "none"
-    message = f"which attempt? Questions of {name!r} are about attempts {numbers}; 'matloop answer {name}' lists them"
-    raise StoreError(message)
-
-
-def _give(
-    records: CampaignStore, question: Question, texts: tuple[str, ...], *, not_started: bool, who: str, reason: str
-) -> None:
-    from orchestrator.execution.answers import (  # noqa: PLC0415  not needed by --help
-        answer_discard,
-        answer_done,
-        answer_not_started,
-    )
-
-    if not texts:
-        say = answer_not_started if not_started else answer_discard
-        say(records, question.attempt, who=who, reason=reason)
-        return
-    capability = asyncio.run(_capability(campaign_of(records, question.campaign), question))
-    values = given(texts, {output.name: output.unit for output in capability.outputs})
-    answer_done(records, question.attempt, values, capability=capability, who=who, reason=reason)
-
-
-async def _capability(campaign: Campaign, question: Question) -> Capability:
-    """Read what the step's instrument declares; no device is touched."""
-    description = await campaign.instruments()[question.instrument].describe()
-    step = next(step for step in campaign.config.procedure if step.step == question.step)
-    return description.capability(step.capability)
+def _show(one: Open) -> None:
+    click.secho(f"{one.id}  {one.campaign}  {one.instrument}".rstrip(), bold=True)
+    click.echo(f"  {one.text}")
+    width = max(len(verb) for verb in one.verbs)
+    for verb, meaning in one.verbs.items():
+        click.echo(f"  {verb.replace('_', '-'):<{width}}  {meaning}")
+    verb = "done_by_hand" if one.values and "done_by_hand" in one.verbs else next(iter(one.verbs))
+    click.echo(f"  {one.example(verb)}")

@@ -211,7 +211,12 @@ def asked(matloop: Matloop, tmp_path: Path) -> CampaignStore:
 def test_questions_are_listed_and_shown(matloop: Matloop, asked: CampaignStore) -> None:
     """Without an answer the questions are listed; `status` shows them too."""
     (attempt,) = asked.open_attempts("small")
-    assert f"attempt {attempt.id}: " in matloop("answer").stdout
+    assert f"a{attempt.id}  small  oven" in matloop("answer").stdout
+    listed = matloop("questions").stdout
+    assert "retry           it was never started" in listed
+    assert f"matloop answer small a{attempt.id} done-by-hand 'strength=… MPa' --reason" in listed
+    (one,) = json.loads(matloop("questions", "small", "--json").stdout)
+    assert (one["id"], one["kind"], one["values"]) == (f"a{attempt.id}", "unknown", {"strength": "MPa"})
     assert "question" in matloop("status", "small").stdout
 
 
@@ -221,6 +226,10 @@ def test_questions_are_listed_and_shown(matloop: Matloop, asked: CampaignStore) 
         (["--not-started"], TrialState.PLANNED),
         (["--discard"], TrialState.FAILED),
         (["strength=12MPa"], TrialState.COMPLETED),
+        (["retry"], TrialState.PLANNED),
+        (["discard"], TrialState.FAILED),
+        (["skip"], TrialState.ABANDONED),
+        (["done-by-hand", "strength=12MPa"], TrialState.COMPLETED),
     ],
 )
 def test_an_answer_ends_the_question(
@@ -238,7 +247,7 @@ def test_answers_need_a_reason_and_a_question(matloop: Matloop, asked: CampaignS
     """An answer without reason, two answers at once, or one about nothing change nothing."""
     matloop("answer", "--discard", code=2)
     matloop("answer", "--discard", "--not-started", "--reason", "x", code=2)
-    assert "which attempt" in matloop("answer", "99", "--discard", "--reason", "x", code=1).stderr
+    assert "which question" in matloop("answer", "99", "--discard", "--reason", "x", code=1).stderr
     assert "strength" in matloop("answer", "weight=3", "--reason", "x", code=1).stderr
     assert [a.state for a in asked.open_attempts("small")] == [AttemptState.UNKNOWN]
 

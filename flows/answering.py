@@ -1,0 +1,295 @@
+"""Everything that people are asked, and the one way to answer it: for the command line, the page's form and programs.
+
+Two kinds of things wait for people: questions of a campaign (an outcome that nobody knows, a held result, a signature,
+an instrument OUT OF SERVICE) and task cards of instruments that are people. Here they are one list, each with an id,
+the answers that fit, and what each of them does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from flows.given import given
+from orchestrator.errors import MatloopError, StoreError
+from orchestrator.execution import questions as asking
+from orchestrator.execution.answers import Question, answer, questions
+from orchestrator.protocols import AsksPeople
+from orchestrator.record.states import CampaignState
+
+if TYPE_CHECKING:
+    from orchestrator.campaign import Campaign
+    from orchestrator.domain import Capability
+    from orchestrator.record.store import CampaignStore
+
+CARD: Mapping[str, str] = {
+    asking.BY_HAND: "it is done; the values come with the answer",
+    asking.DISCARD: "it was done and gave nothing usable: the trial has failed, which is evidence",
+    asking.REFUSE: "it was not begun",
+}
+"""Answers to a task card."""
+WORDS: Mapping[str, str] = {
+    "by_hand": asking.BY_HAND,
+    "done": asking.BY_HAND,
+    "not_started": asking.RETRY,
+    "sign": asking.APPROVE,
+}
+"""Other words for the same answers."""
+VERBS = tuple(dict.fromkeys(verb for verbs in asking.VERBS.values() for verb in verbs))
+SHORT = 8
+"""Digits of a task card's key that are shown."""
+CLOSED = (CampaignState.DONE,)
+
+
+@dataclass(frozen=True)
+class Open:
+    """One thing that a person is asked.
+
+    Args:
+        campaign: name.
+        id: ``aN`` is about attempt N, ``qN`` is stored question N, ``tKEY`` a task card.
+        kind: of question, or ``task``.
+        text: the question, or what to do.
+        instrument: concerned.
+        trial: number; 0 where it is about none.
+        verbs: the answers that fit, and what each does.
+        values: property → unit, for the answer that comes with values.
+        card: the task card.
+    """
+
+    campaign: str
+    id: str
+    kind: str
+    text: str
+    instrument: str
+    trial: int
+    verbs: Mapping[str, str]
+    values: Mapping[str, str]
+    card: Mapping[str, Any] | None = None
+
+    def example(self, verb: str) -> str:
+        """Write the command that gives an answer."""
+        values = "".join(f" '{name}=… {unit}'" for name, unit in self.values.items()) if verb == asking.BY_HAND else ""
+        spelled = verb.replace("_", "-")
+        return f"matloop answer {self.campaign} {self.id} {spelled}{values} --reason '…'".replace(
+            " dimensionless'", "'"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it for programs."""
+        return {**vars(self), "verbs": dict(self.verbs), "values": dict(self.values)}
+
+
+def waiting(records: CampaignStore, names: Sequence[str] | None = None) -> list[Open]:
+    """List what people are asked.
+
+    Args:
+        records: the campaign database.
+        names: of campaigns; default: all that are not done.
+
+    Returns:
+        Oldest first in each campaign; task cards after its questions.
+    """
+    if names is None:
+        names = sorted(info.name for info in records.campaigns() if info.state not in CLOSED)
+    return [one for name in names for one in (*_questions(records, name), *_cards(records, name))]
+
+
+def resolve_verb(text: str) -> str | None:
+    """Return the answer that a word means, or None."""
+    word = text.strip().lower().replace("-", "_").replace(" ", "_")
+    word = WORDS.get(word, word)
+    return word if word in VERBS else None
+
+
+def give(
+    records: CampaignStore,
+    campaign: str,
+    wanted: str | None,
+    verb: str | None,
+    texts: Sequence[str] = (),
+    *,
+    who: str,
+    reason: str,
+) -> str:
+    """Answer one thing.
+
+    Args:
+        records: the campaign database.
+        campaign: name.
+        wanted: id of what is answered; a number is an attempt's; None where only one thing is asked.
+        verb: the answer; None where values are given, which says that it was done.
+        texts: values such as ``strength=3.4 MPa``.
+        who: the person's name.
+        reason: how the person knows; may be left out with the values of a task card.
+
+    Returns:
+        A sentence that says what was answered.
+
+    Raises:
+        StoreError: it is not clear what is answered, or the answer does not fit.
+        BadData: values are missing or cannot be used.
+    """
+    asked = find(waiting(records, [campaign]), campaign, wanted)
+    chosen = verb or (asking.BY_HAND if texts else None)
+    if chosen not in asked.verbs:
+        fit = ", ".join(one.replace("_", "-") for one in asked.verbs)
+        message = f"{chosen or 'no answer'!r} does not go with {asked.id} ({asked.kind}); these do: {fit}"
+        raise StoreError(message)
+    if (chosen == asking.BY_HAND) != bool(texts):
+        wish = " ".join(f"'{name}=VALUE {unit}'" for name, unit in asked.values.items())
+        message = f"values go with 'done-by-hand', and with nothing else; {asked.id} expects {wish or 'none'}"
+        raise StoreError(message)
+    opened = (
+        _opened(records, campaign) if asked.card is not None or chosen in (asking.BY_HAND, asking.APPROVE) else None
+    )
+    if asked.card is not None and opened is not None:
+        _reply(opened, asked, chosen, texts, who=who, reason=reason)
+    else:
+        capability = _capability(records, opened, asked) if opened is not None else None
+        values = given(tuple(texts), asked.values) if texts else None
+        answer(records, campaign, asked.id, chosen, who=who, reason=reason, values=values, capability=capability)
+    return f"{asked.id} of {campaign} is answered: {chosen.replace('_', '-')} ({asked.verbs[chosen]})"
+
+
+def find(there: Sequence[Open], campaign: str, wanted: str | None) -> Open:
+    """Find what is meant among what is asked.
+
+    Raises:
+        StoreError: nothing, or several things.
+    """
+    if wanted is not None and wanted.isdigit():
+        wanted = f"a{wanted}"
+    fitting = [one for one in there if wanted is None or one.id == wanted]
+    if wanted is not None and wanted.startswith("t") and not fitting:
+        fitting = [one for one in there if one.card is not None and f"t{one.card['key']}".startswith(wanted)]
+    if len(fitting) == 1:
+        return fitting[0]
+    known = ", ".join(one.id for one in there) or "nothing"
+    message = f"which question? {campaign!r} asks {known}; 'matloop questions {campaign}' shows them"
+    raise StoreError(message)
+
+
+def _questions(records: CampaignStore, name: str) -> Iterator[Open]:
+    opened: Campaign | None = None
+    for one in questions(records, name):
+        values: Mapping[str, str] = {}
+        if asking.BY_HAND in one.verbs:
+            try:
+                opened = opened or _opened(records, name)
+                described = asyncio.run(_of_attempt(records, opened, one))
+                values = {output.name: output.unit for output in described.outputs if output.kind == "number"}
+            except MatloopError:  # its lab file may lie on another computer; the other answers work without
+                values = {}
+        yield Open(name, one.id, one.kind, str(one), one.instrument, one.trial, one.verbs, values)
+
+
+def _cards(records: CampaignStore, name: str) -> Iterator[Open]:
+    """List the task cards that belong to open attempts of a campaign."""
+    attempts = {attempt.key: attempt for attempt in records.open_attempts(name)}
+    if not attempts:
+        return
+    try:
+        people = _opened(records, name).instruments()
+    except MatloopError:  # its lab file may lie on another computer
+        return
+    for instrument, driver in people.items():
+        for card in driver.cards() if isinstance(driver, AsksPeople) else ():
+            attempt = attempts.get(str(card["key"]))
+            if attempt is not None and attempt.instrument == instrument:
+                yield _card(name, instrument, attempt.trial, card)
+
+
+def _card(name: str, instrument: str, trial: int, card: Mapping[str, Any]) -> Open:
+    settings = [f"{key} = {one['value']:g} {one['unit']}" for key, one in card["settings"].items()]
+    settings += [f"{key} = {one}" for key, one in card["choices"].items()]
+    about = f"{card['task']} {card['label']}".strip()
+    lines = (f"trial {trial}: {about}", "; ".join(settings), str(card["instructions"]))
+    text = ". ".join(line.rstrip(".") for line in lines if line)
+    values = {str(key): str(unit) for key, unit in card["answer_with"].items()}
+    return Open(name, f"t{str(card['key'])[:SHORT]}", "task", text, instrument, trial, CARD, values, card)
+
+
+def _reply(campaign: Campaign, asked: Open, verb: str, texts: Sequence[str], *, who: str, reason: str) -> None:
+    card = asked.card or {}
+    values = {name: {"value": q.value, "unit": q.unit} for name, q in given(tuple(texts), asked.values).items()}
+    content = {
+        "key": card["key"],
+        "by": who,
+        "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "notes": reason if verb == asking.BY_HAND else "",
+        "failed": reason if verb == asking.DISCARD else "",
+        "not_started": reason if verb == asking.REFUSE else "",
+        "values": values,
+    }
+    if verb != asking.BY_HAND and not reason.strip():
+        message = "say why: the reason stands in the record beside your name"
+        raise StoreError(message)
+    driver = campaign.instruments()[asked.instrument]
+    if isinstance(driver, AsksPeople):
+        driver.reply(content)
+
+
+def _capability(records: CampaignStore, campaign: Campaign, asked: Open) -> Capability | None:
+    for one in questions(records, campaign.name):
+        if one.id == asked.id and one.attempt:
+            return asyncio.run(_of_attempt(records, campaign, one))
+    return None
+
+
+async def _of_attempt(records: CampaignStore, campaign: Campaign, question: Question) -> Capability:
+    """Read what the attempt's instrument declares; no device is touched."""
+    order = records.attempt(question.attempt).order
+    description = await campaign.instruments()[question.instrument].describe()
+    return description.capability(str(order["capability"]))
+
+
+def _opened(records: CampaignStore, name: str) -> Campaign:
+    from orchestrator.campaign import Campaign  # noqa: PLC0415  NumPy and pydantic are not needed by --help
+
+    return Campaign.open(name, store=records)
+
+
+QUESTION = re.compile(r"\d+|[aq]\d+|t[0-9a-zA-Z_-]{2,128}")
+VALUE = re.compile(r"\w+\s*=.*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What a person typed: each part may be missing."""
+
+    campaign: str | None
+    question: str | None
+    verb: str | None
+    values: tuple[str, ...]
+
+
+def read(words: Sequence[str], campaigns: Sequence[str]) -> Typed:
+    """Tell campaign, question, answer and values apart.
+
+    Args:
+        words: as typed, in this order.
+        campaigns: names that exist.
+
+    Raises:
+        StoreError: a word is none of these.
+    """
+    left = list(words)
+    campaign = left.pop(0) if left and (left[0] in campaigns or not _is_other(left[0])) else None
+    question = left.pop(0) if left and QUESTION.fullmatch(left[0]) and resolve_verb(left[0]) is None else None
+    verb = resolve_verb(left[0]) if left and not VALUE.fullmatch(left[0]) else None
+    values = tuple(left[1:] if verb else left)
+    wrong = [value for value in values if not VALUE.fullmatch(value)]
+    if wrong:
+        known = ", ".join(one.replace("_", "-") for one in VERBS)
+        message = f"{wrong[0]!r} is no answer and no PROPERTY=VALUE; answers are: {known}"
+        raise StoreError(message)
+    return Typed(campaign, question, verb, values)
+
+
+def _is_other(word: str) -> bool:
+    return bool(QUESTION.fullmatch(word) or VALUE.fullmatch(word) or resolve_verb(word))
