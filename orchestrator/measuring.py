@@ -125,6 +125,7 @@ def executor(
         below={name: one.procedure for name, one in config.fidelities.items()},
         priced=config.priced,
         resources=lab.resources,
+        schedule=config.schedule,
         lab=lab,
     )
 

@@ -19,9 +19,7 @@ class ResourceConfig(Strict):
         default=None, description="what is there when it is first seen; from then on the campaign database counts"
     )
     unit: Unit = Field(default="dimensionless", description="of the stock, its alarm and its capacity")
-    capacity: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="the most that it holds"
-    )
+    capacity: Annotated[float, Field(gt=0)] | None = Field(default=None, description="the most that it holds")
     alarm: Annotated[float, Field(ge=0)] | None = Field(default=None, description="say so when less is left")
 
     @model_validator(mode="after")

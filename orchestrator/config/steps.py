@@ -57,9 +57,7 @@ class Condition(Strict):
     at_least: Finite | None = None
     at_most: Finite | None = None
     equals: Finite | str | None = None
-    unit: Unit | None = Field(
-        default=None, description="of the numbers here; that of what is compared where not given"
-    )
+    unit: Unit | None = Field(default=None, description="of the numbers here; that of what is compared where not given")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

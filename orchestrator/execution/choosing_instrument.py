@@ -7,14 +7,16 @@ rest of the campaign goes on. Where only its link was lost it comes back by itse
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from orchestrator.domain import Identity
 from orchestrator.errors import IllegalTransition, StoreError
 from orchestrator.execution.lanes import Lane
+from orchestrator.execution.turns import Queue, Ticket
 from orchestrator.protocols import Instrument
 from orchestrator.record.service import PASSING, OutOfService
 from orchestrator.record.store import CampaignStore
@@ -65,6 +67,7 @@ class Bench:
         self.identities: dict[str, Identity] = {}
         self.out: dict[str, OutOfService] = store.out_of_service(name)
         self._changed = asyncio.Condition()
+        self._queue = Queue()
         self._returns: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
 
@@ -81,28 +84,46 @@ class Bench:
         """Whether any order runs."""
         return any(lane.working for lane in self.lanes.values())
 
-    async def enter(self, name: str, avoid: Collection[str] = ()) -> str | Hindrance:
+    async def enter(
+        self, name: str, avoid: Collection[str] = (), planned: Callable[[], float] = lambda: math.inf
+    ) -> str | Hindrance:
         """Wait for a free slot of an instrument, or of any of a kind, and take it.
 
         Args:
             name: instrument or kind.
             avoid: members that failed at this step and are asked only if there is no other.
+            planned: when the plan has the step begin; of those who wait, the earliest takes the slot.
 
         Returns:
             The name of the instrument; or why none can be had, without a slot.
         """
-        async with self._changed:
+        async with self._changed, self._in_turn(name, planned) as ticket:
             while True:
                 usable = [one for one in self.members(name) if one not in self.out and not self.lanes[one].stuck]
                 usable = [one for one in usable if one not in avoid] or usable
                 if not usable:
                     return self._hindrance(name)
                 free = [one for one in usable if self.lanes[one].free]
-                if free:
+                slots = {one: self.lanes[one].slots - self.lanes[one].taken for one in usable}
+                if free and self._queue.is_next(ticket, slots):
                     chosen = min(free, key=lambda one: self.lanes[one].working)
                     self.lanes[chosen].working += 1
                     return chosen
                 await self._changed.wait()
+
+    @asynccontextmanager
+    async def _in_turn(self, name: str, planned: Callable[[], float]) -> AsyncIterator[Ticket]:
+        """Stand in the queue; whoever leaves it lets the others look whether it is their turn."""
+        try:
+            with self._queue.waiting(self.members(name), planned) as ticket:
+                yield ticket
+        finally:
+            self._changed.notify_all()
+
+    async def look_again(self) -> None:
+        """Let those who wait look whether it is their turn: the plan has changed."""
+        async with self._changed:
+            self._changed.notify_all()
 
     def _hindrance(self, name: str) -> Hindrance:
         stuck = [one for one in self.members(name) if one not in self.out]

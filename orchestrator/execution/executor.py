@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from orchestrator.config.lab import LabConfig, ParameterEnvelope
 from orchestrator.config.resources import ResourceConfig
+from orchestrator.config.schema import ScheduleConfig
 from orchestrator.config.steps import StepConfig, expanded
 from orchestrator.domain import TARGET, Description, JsonObject, Order
 from orchestrator.errors import (
@@ -42,6 +43,7 @@ from orchestrator.execution.patience import Patience
 from orchestrator.execution.questions import is_reference
 from orchestrator.execution.readiness import Readiness, Ready, sample_name
 from orchestrator.execution.safety import Safety
+from orchestrator.execution.turns import Turns
 from orchestrator.protocols import Instrument
 from orchestrator.record.crash_points import reached
 from orchestrator.record.states import STEP_DONE, AttemptState, CampaignState, StepState
@@ -69,6 +71,7 @@ class Executor:
         below: procedures of the fidelities below the target, by name.
         priced: whether steps cost what was planned, and not what their capabilities cost.
         resources: places and stocks of the lab, by name.
+        schedule: how it is decided who goes next on an instrument.
         lab: kinds, interlocks, approvals, failures, references, alarms and patience of the lab file.
     """
 
@@ -88,6 +91,7 @@ class Executor:
         below: Mapping[str, Sequence[StepConfig]] | None = None,
         priced: bool = False,
         resources: Mapping[str, ResourceConfig] | None = None,
+        schedule: ScheduleConfig | None = None,
         lab: LabConfig | None = None,
     ) -> None:
         self.store = store
@@ -110,6 +114,14 @@ class Executor:
         self._units = dict(units or {})
         self._descriptions: dict[str, Description] = {}
         self._gates = Gates(store, name, self.clock, lab=self._lab, bench=self._bench, descriptions=self._descriptions)
+        self._turns = Turns(
+            schedule or ScheduleConfig(),
+            self.clock,
+            self._procedures,
+            members=self._bench.members,
+            descriptions=self._descriptions,
+            places={name: one.places for name, one in self._resources.items() if one.places is not None},
+        )
         self._exchanged: set[str] = set()
         self._marks: dict[int, JsonObject | None] = {}
         self._wishes: dict[int, Wish] = {}
@@ -227,10 +239,11 @@ class Executor:
         chosen: str | Hindrance = hindrance or ""
         if hindrance is None:
             await self._take_note()
-            chosen = await self._bench.enter(work.step.instrument, self._safety.avoided.get(work.step.id, ()))
+            chosen = self._readiness.occupied(work) or await self._in_turn(work)
         if isinstance(chosen, str):
             try:
-                done = await self._on(chosen, work)
+                with self._turns.at_work(work.trial.number, work.step, work.step.instrument):
+                    done = await self._on(chosen, work)
             finally:
                 await self._bench.lanes[chosen].leave()
                 await self._take_note()
@@ -239,6 +252,15 @@ class Executor:
                 return done
             chosen = done
         return await self._patience.wait(work.trial.number, len(self._wishes), chosen, work.wish)
+
+    async def _in_turn(self, work: Work) -> str | Hindrance:
+        """Wait for the turn of a step on its instrument."""
+        number, step = work.trial.number, work.step
+        flying = tuple(self._wishes)
+        if await self._turns.look(flying, lambda: [self.store.trial(self.name, one) for one in flying]):
+            await self._bench.look_again()
+        avoided = self._safety.avoided.get(step.id, ())
+        return await self._bench.enter(step.instrument, avoided, lambda: self._turns.planned(number, step.name))
 
     async def _on(self, member: str, work: Work) -> bool | Hindrance:
         """Carry a step out on an instrument of which a slot is ours; or say why it cannot be begun."""

@@ -31,9 +31,14 @@ class Lane:
         return len(self.held) >= self.slots
 
     @property
+    def taken(self) -> int:
+        """How many slots cannot be had now."""
+        return self.working + len(self.held)
+
+    @property
     def free(self) -> bool:
         """Whether an order could run now."""
-        return self.working + len(self.held) < self.slots
+        return self.taken < self.slots
 
     async def leave(self) -> None:
         """Give the slot back."""

@@ -9,7 +9,9 @@ from enum import Enum
 from orchestrator.config.steps import SampleConfig, StepConfig
 from orchestrator.errors import IllegalTransition, OutOfStock
 from orchestrator.execution.attempts import Attempts, Work
+from orchestrator.execution.choosing_instrument import Hindrance
 from orchestrator.execution.conditions import unmet
+from orchestrator.record.resources import PLACES
 from orchestrator.record.samples import first_name, full_name, ordered_sample
 from orchestrator.record.states import CampaignState, StepState
 from orchestrator.record.store import CampaignStore
@@ -77,6 +79,19 @@ class Readiness:
             if self.store.campaign(self.name).state is not CampaignState.ACTIVE:
                 return False
         return not work.wish.made
+
+    def occupied(self, work: Work) -> Hindrance | None:
+        """Say that a place that a step needs is taken; asked before the claim, which would be written each time."""
+        if not work.config.needs:
+            return None
+        for one in self.store.resources():
+            need = work.config.needs.get(one.name)
+            if need is not None and one.kind == PLACES and one.free < need.amount:
+                whose = ", ".join(f"trial {number} of {name}" for name, number in one.holders)
+                return Hindrance(
+                    "busy", f"waits for {one.name!r}, which {whose or 'nobody'} holds", work.step.instrument
+                )
+        return None
 
     def out_of_stock(self, work: Work, error: OutOfStock) -> None:
         """Pause the campaign until somebody refilled what a step needs."""
