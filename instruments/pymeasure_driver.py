@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from instruments.lane import Lane
-from instruments.pymeasure_options import OWN, Act, PyMeasureOptions
+from instruments.pymeasure_options import OWN, Act, PyMeasureOptions, SetAttribute, Until
 from instruments.scpi.answers import identity, mapped, stray
 from instruments.scpi.session import IDENTIFY_S, LOST
 from instruments.sequence import Course, Pace, SequencedInstrument
@@ -130,7 +130,7 @@ class PyMeasure(SequencedInstrument):
 
     def get(self, name: str) -> float | str:
         """Read a set-point back."""
-        told = self.options.set[name]
+        told: SetAttribute = self.options.set[name]
         attribute = told.readback or told.attribute
         value = self._asked(attribute)
         if not told.choices:
@@ -174,12 +174,16 @@ class PyMeasure(SequencedInstrument):
 
     def finished(self, course: Course) -> bool:
         """Ask whether the device has settled, or let the driver's own method wait."""
-        until = self.options.wait
+        until: Until | None = self.options.wait
         if until is None:
             return True
         if until.method is not None:
             name = until.method
-            self._done(lambda device: _call(device, name, course.wants_end), name)
+            try:
+                self._done(lambda device: _call(device, name, course.wants_end), name)
+            except InstrumentError:
+                if not course.wants_end():  # many such methods raise where they are told to stop
+                    raise
             return not course.wants_end()
         value = self._asked(until.attribute)
         if until.equals is not None and value != until.equals:

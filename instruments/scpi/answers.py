@@ -25,7 +25,7 @@ def pyvisa_library() -> Any:
     """
     try:
         import pyvisa  # noqa: PLC0415  an extra, and half a second
-        import pyvisa_py  # noqa: F401, PLC0415  pyvisa finds it by name only when a session is opened
+        import pyvisa_py  # type: ignore[import-untyped]  # noqa: F401, PLC0415  pyvisa looks for it only when it opens
     except ImportError as error:
         message = f"SCPI and VISA devices need pyvisa ({error}); type: pip install 'matloop[scpi]'"
         raise PluginError(message) from error
@@ -96,7 +96,7 @@ def stray(resource: Any) -> bool:
         return False  # a vendor's VISA; GPIB and USB keep questions and answers apart themselves
     if getattr(session, "_pending_buffer", b""):
         return True
-    line = getattr(session, "interface", None)
+    line: Any = getattr(session, "interface", None)
     if hasattr(line, "in_waiting"):
         return bool(line.in_waiting)
     return hasattr(line, "recv") and bool(select.select([line], [], [], 0.0)[0])

@@ -20,6 +20,8 @@ from orchestrator.protocols import Options
 
 LARGEST_FILE = 1_000_000
 """Bytes; a description of a device is a page."""
+WHOLE = tuple("bcdoxX")
+"""Formats of whole numbers."""
 WORDS = {"value", "key"}
 
 
@@ -243,12 +245,12 @@ def filled(template: str, **words: Any) -> str:
         words: what stands for them; a number is rounded where the format wants a whole one.
     """
     parts = []
-    for literal, name, form, _ in string.Formatter().parse(template):
+    for literal, name, given, _ in string.Formatter().parse(template):
         parts.append(literal)
         if name is not None:
-            word = words[name]
-            whole = bool(form) and form[-1] in "bcdoxX" and isinstance(word, float)
-            parts.append(format(round(word) if whole else word, form or ""))
+            word, form = words[name], given or ""
+            whole = isinstance(word, float) and form[-1:] in WHOLE
+            parts.append(format(round(word) if whole else word, form))
     return "".join(parts)
 
 

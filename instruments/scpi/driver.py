@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -39,6 +40,8 @@ from orchestrator.domain import (
 )
 from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, Rejected
 from orchestrator.protocols import Events, Options
+
+T = TypeVar("T")
 
 SIMULATOR = "simulator"
 PLAIN_KEY = re.compile(r"[\w.:-]+")
@@ -234,7 +237,8 @@ class Scpi(SequencedInstrument):
             message = f"the device file of {self._device.name} says neither 'safe' nor 'abort'; add one"
             raise Rejected(message)
         await self.open()
-        await self._aside(lambda: [self._line().write(command) for command in commands])
+        for command in commands:
+            await self._aside(lambda command=command: self._line().write(command))
 
     # Recoverable, where the file has `job`
 
@@ -276,7 +280,7 @@ class Scpi(SequencedInstrument):
             acting=True,
         )
 
-    async def _aside(self, call: Any) -> Any:
+    async def _aside(self, call: Callable[[], T]) -> T:
         lane = Lane(f"{self._device.name} aside")
         try:
             return await lane.call(call)
