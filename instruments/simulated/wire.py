@@ -100,7 +100,7 @@ class Chaos:
         self._delay_s = delay_s
         self._freeze_s = freeze_s
         self._grace = grace
-        self._armed: WireFault | None = None
+        self._armed: tuple[int, WireFault] | None = None
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
         self.replies = 0
@@ -150,13 +150,14 @@ class Chaos:
         """End every connection."""
         await self.close()
 
-    def arm(self, fault: WireFault) -> None:
+    def arm(self, fault: WireFault, *, after: int = 0) -> None:
         """Let the next reply meet a fault, once.
 
         Args:
             fault: what is done to it.
+            after: so many replies pass first.
         """
-        self._armed = fault
+        self._armed = (self.replies + after, fault)
 
     def disarm(self) -> None:
         """Let the next reply pass, where `arm` was called and no reply has come since."""
@@ -226,8 +227,8 @@ class Chaos:
             await writer.drain()
 
     def _choose(self, number: int) -> WireFault | None:
-        if self._armed is not None:
-            fault, self._armed = self._armed, None
+        if self._armed is not None and number >= self._armed[0]:
+            fault, self._armed = self._armed[1], None
             return fault
         draw = random.Random(f"{self._seed}/{number}")  # fixed by the seed and the reply, not by who asked before
         hit = draw.random() < self._rate
