@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "Before a campaign": {
         "flows.commands_files": ("validate", "plugins"),
+        "flows.commands_forecast": ("simulate",),
         "flows.commands_replay": ("replay",),
         "flows.commands_surrogate": ("surrogate",),
     },
@@ -54,6 +55,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "The record": {
         "flows.commands_check": ("verify",),
+        "flows.commands_materials": ("samples", "resources", "refill"),
     },
     "The Prefect UI": {
         "flows.commands_server": ("up", "down"),
