@@ -8,6 +8,7 @@ the answers that fit, and what each of them does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +16,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.given import given
+from orchestrator import plugins
 from orchestrator.errors import MatloopError, StoreError
 from orchestrator.execution import questions as asking
 from orchestrator.execution.answers import Question, answer, questions
-from orchestrator.protocols import AsksPeople
+from orchestrator.protocols import AsksPeople, Instrument
 from orchestrator.record.states import CampaignState
 
 if TYPE_CHECKING:
     from orchestrator.campaign import Campaign
-    from orchestrator.domain import Capability
+    from orchestrator.domain import Capability, Description
     from orchestrator.record.store import CampaignStore
 
 CARD: Mapping[str, str] = {
@@ -84,19 +86,70 @@ class Open:
         return {**vars(self), "verbs": dict(self.verbs), "values": dict(self.values)}
 
 
-def waiting(records: CampaignStore, names: Sequence[str] | None = None) -> list[Open]:
-    """List what people are asked.
+class Desk:
+    """Where questions and answers meet: the campaign database, and the drivers that know units and task cards.
 
     Args:
         records: the campaign database.
+    """
+
+    def __init__(self, records: CampaignStore) -> None:
+        self.records = records
+        self._campaigns: dict[str, Campaign] = {}
+        self._drivers: dict[tuple[str, str], Instrument] = {}
+
+    def campaign(self, name: str) -> Campaign:
+        """Open a campaign, once."""
+        from orchestrator.campaign import Campaign  # noqa: PLC0415  NumPy and pydantic are not needed by --help
+
+        if name not in self._campaigns:
+            self._campaigns[name] = Campaign.open(name, store=self.records)
+        return self._campaigns[name]
+
+    def driver(self, name: str, instrument: str) -> Instrument:
+        """Build the driver of an instrument, once; no device is touched."""
+        if (name, instrument) not in self._drivers:
+            campaign = self.campaign(name)
+            use = campaign.config.instruments.get(instrument) or campaign.lab.instruments[instrument]
+            allowed = campaign.lab.allowed_modules
+            built = plugins.build("instruments", use.use, use.options, base=campaign.base, allowed_modules=allowed)
+            self._drivers[name, instrument] = built
+        return self._drivers[name, instrument]
+
+    def people(self, name: str) -> dict[str, AsksPeople]:
+        """Build the drivers of a campaign that are people, by name; the others, which may be large, are left alone."""
+        campaign = self.campaign(name)
+        named = {one: use.use for one, use in campaign.lab.instruments.items()}
+        named |= {one: use.use for one, use in campaign.config.instruments.items()}
+        found: dict[str, AsksPeople] = {}
+        for instrument, use in named.items():
+            kind = plugins.load("instruments", use, campaign.lab.allowed_modules)
+            if issubclass(kind, AsksPeople):
+                driver = self.driver(name, instrument)
+                if isinstance(driver, AsksPeople):
+                    found[instrument] = driver
+        return found
+
+    def capability(self, question: Question) -> Capability:
+        """Read what the instrument of an attempt declares for its order."""
+        order = self.records.attempt(question.attempt).order
+        described: Description = asyncio.run(self.driver(question.campaign, question.instrument).describe())
+        return described.capability(str(order["capability"]))
+
+
+def waiting(desk: Desk, names: Sequence[str] | None = None) -> list[Open]:
+    """List what people are asked; not to be called where an event loop runs.
+
+    Args:
+        desk: with the campaign database.
         names: of campaigns; default: all that are not done.
 
     Returns:
         Oldest first in each campaign; task cards after its questions.
     """
     if names is None:
-        names = sorted(info.name for info in records.campaigns() if info.state not in CLOSED)
-    return [one for name in names for one in (*_questions(records, name), *_cards(records, name))]
+        names = sorted(info.name for info in desk.records.campaigns() if info.state not in CLOSED)
+    return [one for name in names for one in (*_questions(desk, name), *_cards(desk, name))]
 
 
 def resolve_verb(text: str) -> str | None:
@@ -107,7 +160,7 @@ def resolve_verb(text: str) -> str | None:
 
 
 def give(
-    records: CampaignStore,
+    desk: Desk,
     campaign: str,
     wanted: str | None,
     verb: str | None,
@@ -119,7 +172,7 @@ def give(
     """Answer one thing.
 
     Args:
-        records: the campaign database.
+        desk: with the campaign database.
         campaign: name.
         wanted: id of what is answered; a number is an attempt's; None where only one thing is asked.
         verb: the answer; None where values are given, which says that it was done.
@@ -134,9 +187,9 @@ def give(
         StoreError: it is not clear what is answered, or the answer does not fit.
         BadData: values are missing or cannot be used.
     """
-    asked = find(waiting(records, [campaign]), campaign, wanted)
+    asked = find(waiting(desk, [campaign]), campaign, wanted)
     chosen = verb or (asking.BY_HAND if texts else None)
-    if chosen not in asked.verbs:
+    if chosen is None or chosen not in asked.verbs:
         fit = ", ".join(one.replace("_", "-") for one in asked.verbs)
         message = f"{chosen or 'no answer'!r} does not go with {asked.id} ({asked.kind}); these do: {fit}"
         raise StoreError(message)
@@ -144,15 +197,15 @@ def give(
         wish = " ".join(f"'{name}=VALUE {unit}'" for name, unit in asked.values.items())
         message = f"values go with 'done-by-hand', and with nothing else; {asked.id} expects {wish or 'none'}"
         raise StoreError(message)
-    opened = (
-        _opened(records, campaign) if asked.card is not None or chosen in (asking.BY_HAND, asking.APPROVE) else None
-    )
-    if asked.card is not None and opened is not None:
-        _reply(opened, asked, chosen, texts, who=who, reason=reason)
+    if asked.card is not None:
+        _reply(desk, asked, chosen, texts, who=who, reason=reason)
     else:
-        capability = _capability(records, opened, asked) if opened is not None else None
+        capability = None
+        if chosen in (asking.BY_HAND, asking.APPROVE):
+            there = [one for one in questions(desk.records, campaign) if one.id == asked.id and one.attempt]
+            capability = desk.capability(there[0]) if there else None
         values = given(tuple(texts), asked.values) if texts else None
-        answer(records, campaign, asked.id, chosen, who=who, reason=reason, values=values, capability=capability)
+        answer(desk.records, campaign, asked.id, chosen, who=who, reason=reason, values=values, capability=capability)
     return f"{asked.id} of {campaign} is answered: {chosen.replace('_', '-')} ({asked.verbs[chosen]})"
 
 
@@ -174,31 +227,25 @@ def find(there: Sequence[Open], campaign: str, wanted: str | None) -> Open:
     raise StoreError(message)
 
 
-def _questions(records: CampaignStore, name: str) -> Iterator[Open]:
-    opened: Campaign | None = None
-    for one in questions(records, name):
+def _questions(desk: Desk, name: str) -> Iterator[Open]:
+    for one in questions(desk.records, name):
         values: Mapping[str, str] = {}
         if asking.BY_HAND in one.verbs:
-            try:
-                opened = opened or _opened(records, name)
-                described = asyncio.run(_of_attempt(records, opened, one))
-                values = {output.name: output.unit for output in described.outputs if output.kind == "number"}
-            except MatloopError:  # its lab file may lie on another computer; the other answers work without
-                values = {}
+            # A lab file may lie on another computer, and a driver's library too; the other answers work without.
+            with contextlib.suppress(MatloopError, KeyError):
+                outputs = desk.capability(one).outputs
+                values = {output.name: output.unit for output in outputs if output.kind == "number"}
         yield Open(name, one.id, one.kind, str(one), one.instrument, one.trial, one.verbs, values)
 
 
-def _cards(records: CampaignStore, name: str) -> Iterator[Open]:
+def _cards(desk: Desk, name: str) -> Iterator[Open]:
     """List the task cards that belong to open attempts of a campaign."""
-    attempts = {attempt.key: attempt for attempt in records.open_attempts(name)}
-    if not attempts:
-        return
-    try:
-        people = _opened(records, name).instruments()
-    except MatloopError:  # its lab file may lie on another computer
-        return
+    attempts = {attempt.key: attempt for attempt in desk.records.open_attempts(name)}
+    people: dict[str, AsksPeople] = {}
+    with contextlib.suppress(MatloopError):  # the same
+        people = desk.people(name) if attempts else {}
     for instrument, driver in people.items():
-        for card in driver.cards() if isinstance(driver, AsksPeople) else ():
+        for card in driver.cards():
             attempt = attempts.get(str(card["key"]))
             if attempt is not None and attempt.instrument == instrument:
                 yield _card(name, instrument, attempt.trial, card)
@@ -214,7 +261,7 @@ def _card(name: str, instrument: str, trial: int, card: Mapping[str, Any]) -> Op
     return Open(name, f"t{str(card['key'])[:SHORT]}", "task", text, instrument, trial, CARD, values, card)
 
 
-def _reply(campaign: Campaign, asked: Open, verb: str, texts: Sequence[str], *, who: str, reason: str) -> None:
+def _reply(desk: Desk, asked: Open, verb: str, texts: Sequence[str], *, who: str, reason: str) -> None:
     card = asked.card or {}
     values = {name: {"value": q.value, "unit": q.unit} for name, q in given(tuple(texts), asked.values).items()}
     content = {
@@ -229,29 +276,7 @@ def _reply(campaign: Campaign, asked: Open, verb: str, texts: Sequence[str], *, 
     if verb != asking.BY_HAND and not reason.strip():
         message = "say why: the reason stands in the record beside your name"
         raise StoreError(message)
-    driver = campaign.instruments()[asked.instrument]
-    if isinstance(driver, AsksPeople):
-        driver.reply(content)
-
-
-def _capability(records: CampaignStore, campaign: Campaign, asked: Open) -> Capability | None:
-    for one in questions(records, campaign.name):
-        if one.id == asked.id and one.attempt:
-            return asyncio.run(_of_attempt(records, campaign, one))
-    return None
-
-
-async def _of_attempt(records: CampaignStore, campaign: Campaign, question: Question) -> Capability:
-    """Read what the attempt's instrument declares; no device is touched."""
-    order = records.attempt(question.attempt).order
-    description = await campaign.instruments()[question.instrument].describe()
-    return description.capability(str(order["capability"]))
-
-
-def _opened(records: CampaignStore, name: str) -> Campaign:
-    from orchestrator.campaign import Campaign  # noqa: PLC0415  NumPy and pydantic are not needed by --help
-
-    return Campaign.open(name, store=records)
+    desk.people(asked.campaign)[asked.instrument].reply(content)
 
 
 QUESTION = re.compile(r"\d+|[aq]\d+|t[0-9a-zA-Z_-]{2,128}")

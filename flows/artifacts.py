@@ -6,6 +6,7 @@ Artifacts have fixed keys and are updated in place: a new version each time woul
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -60,6 +61,17 @@ class Page:
                 await client.update_flow_run(self.flow_run_id, name=name, tags=list(tags))
 
         await self._safely(act)
+
+    async def deployment(self, name: str) -> UUID | None:
+        """Find a deployment by ``flow/name``; None where there is none."""
+        found: list[UUID] = []
+
+        async def act(client: PrefectClient) -> None:
+            with contextlib.suppress(ObjectNotFound):
+                found.append((await client.read_deployment_by_name(name)).id)
+
+        await self._safely(act)
+        return found[0] if found else None
 
     async def crashed(self, flow_run_id: str, message: str) -> None:
         """Mark an earlier flow run whose process is gone."""

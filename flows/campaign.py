@@ -6,6 +6,7 @@ database: it goes on where the campaign stands.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +40,9 @@ FOLDER_VARIABLE = "MATLOOP_CAMPAIGNS"
 LINK = "prefect_flow_run_id"
 REFRESH_S = 5.0
 """Artifacts are not updated more often: the page does not refresh them by itself, and a plot costs 0.3 s."""
+
+ASK_S = 3.0
+"""How often the questions are read: a person who waits for one looks every few seconds."""
 
 BRIEF_S = 0.7
 """A training that takes less is no task: most turns of the loop have nothing to train."""
@@ -116,6 +120,28 @@ class Shown:
         except Exception as error:  # noqa: BLE001  the page is a view; the campaign goes on
             self.log.warning("the page could not be made: %r", error)
         self._shown_at = time.monotonic()
+
+    async def watch(self) -> None:
+        """Keep the artifact of the open questions up to date; to be cancelled."""
+        from flows.answer_flow import DEPLOYMENT, listed  # noqa: PLC0415  not needed before the first question
+        from flows.answer_flow import FLOW as ANSWER  # noqa: PLC0415  the same
+        from flows.answering import Desk, Open, waiting  # noqa: PLC0415  the same
+
+        desk, shown = Desk(self.campaign.store), list[Open]()
+        while True:
+            try:
+                asked = await asyncio.to_thread(waiting, desk, [self.campaign.name])
+                if asked != shown:
+                    for one in asked:
+                        if one not in shown:
+                            self.log.warning("a person is asked: %s", one.text)
+                    form = await self.page.deployment(f"{ANSWER}/{DEPLOYMENT}")
+                    text = listed(asked, form)
+                    await self.page.markdown("questions", text, f"What {self.campaign.name} asks people")
+                    shown = asked
+            except Exception as error:  # noqa: BLE001  a view must not stop what it shows
+                self.log.warning("the questions could not be shown: %r", error)
+            await asyncio.sleep(ASK_S)
 
     async def _claim(self) -> None:
         """Link this flow run with the campaign, which is held by this process by now."""
@@ -224,7 +250,12 @@ def _tags(name: str) -> list[str]:
 async def _run(campaign: Campaign, inner: loop.Hooks) -> State[str]:
     found = runtime.flow_run.id
     hooks = Shown(campaign, Page(campaign.name, UUID(found) if found else None), inner)
-    reason = await loop.run(campaign, hooks=hooks, who=f"{actor()}, flow run {found}")
+    watch = asyncio.create_task(hooks.watch())
+    try:
+        reason = await loop.run(campaign, hooks=hooks, who=f"{actor()}, flow run {found}")
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
     await hooks.show()
     return Completed(message=reason, data=reason)
 

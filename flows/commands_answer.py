@@ -22,10 +22,10 @@ def questions(*, campaign: str | None, as_json: bool, store: str | None) -> None
 
     Questions and task cards of one campaign, or of all that are not done.
     """
-    from flows.answering import waiting  # noqa: PLC0415  not needed by --help
+    from flows.answering import Desk, waiting  # noqa: PLC0415  not needed by --help
 
     with opened(store) as records:
-        there = waiting(records, [resolve(records, campaign)] if campaign else None)
+        there = waiting(Desk(records), [resolve(records, campaign)] if campaign else None)
         if as_json:
             click.echo(json.dumps([one.to_json() for one in there], indent=1, default=str))
             return
@@ -64,7 +64,7 @@ def answer(
 
     ANSWER is one of retry, skip, done-by-hand (with values), discard, out-of-service, abort, approve, refuse.
     """  # noqa: D301  \b tells click to keep the lines
-    from flows.answering import give, read, waiting  # noqa: PLC0415  not needed by --help
+    from flows.answering import Desk, give, read, waiting  # noqa: PLC0415  not needed by --help
 
     with opened(store) as records:
         typed = read(arguments, [info.name for info in records.campaigns()])
@@ -78,7 +78,7 @@ def answer(
             raise click.UsageError(message)
         name = resolve(records, typed.campaign)
         if not verbs and not typed.values:
-            there = waiting(records, [name])
+            there = waiting(Desk(records), [name])
             for one in there:
                 _show(one)
             if not there:
@@ -89,7 +89,7 @@ def answer(
             message = "say with --reason what you saw at the instrument: it stands in the record beside your name"
             raise click.UsageError(message)
         verb = verbs[0] if verbs else None
-        click.echo(give(records, name, typed.question, verb, typed.values, who=who or actor(), reason=reason))
+        click.echo(give(Desk(records), name, typed.question, verb, typed.values, who=who or actor(), reason=reason))
         click.echo(f"a campaign that runs goes on by itself; else: matloop resume {name}")
 
 

@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
+from flows.answer_flow import deploy_answers
 from flows.campaign import campaign_flow
 from flows.server import ServerProblem
 from orchestrator.config.base import NAME
@@ -24,6 +25,10 @@ from orchestrator.errors import ConfigError
 
 AS_IN_FILE = "empty: as in the file"
 POOL = "matloop"
+MORE = 4
+"""Answers that may be at work beside the campaigns."""
+QUEUE, ANSWERS = "default", "answers"
+"""Of the pool: a question must be answered while as many campaigns run as may."""
 DEPLOYMENT = "matloop"
 DESCRIPTION = """Start a campaign: choose its file, give it a name, and press **Submit**.
 
@@ -81,14 +86,14 @@ def _can_be_run(path: Path) -> bool:
 
 
 async def deploy(folder: Path, *, at_once: int) -> UUID:
-    """Make or renew the work pool and the deployment.
+    """Make or renew the work pool and the deployments: of campaigns, and of answers.
 
     Args:
         folder: whose campaign files the form offers.
         at_once: campaigns that may run at the same time.
 
     Returns:
-        The deployment's id.
+        The id of the campaigns' deployment.
 
     Raises:
         ServerProblem: the folder has no campaign file.
@@ -98,6 +103,7 @@ async def deploy(folder: Path, *, at_once: int) -> UUID:
         message = f"no campaign file (*.yaml) with a procedure lies in {folder}; name another folder with --campaigns"
         raise ServerProblem(message)
     await _pool(at_once)
+    await deploy_answers(POOL, ANSWERS)
     deployment = await campaign_flow.ato_deployment(
         name=DEPLOYMENT,
         description=DESCRIPTION,
@@ -124,10 +130,12 @@ async def _pool(at_once: int) -> None:
                 WorkPoolCreate(
                     name=POOL,
                     type=ProcessWorker.type,
-                    description="campaigns, each a process of its own",
+                    description="campaigns and answers, each a process of its own",
                     base_job_template=template,
-                    concurrency_limit=at_once,
+                    concurrency_limit=at_once + MORE,
                 )
             )
         else:
-            await client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=at_once))
+            await client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=at_once + MORE))
+        queue = await client.read_work_queue_by_name(QUEUE, work_pool_name=POOL)
+        await client.update_work_queue(queue.id, concurrency_limit=at_once)

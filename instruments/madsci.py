@@ -212,10 +212,10 @@ class MadsciNode:
     def _arguments(self, name: str, numbers: Mapping[str, float], choices: Mapping[str, str]) -> dict[str, Any]:
         action = self.options.actions[name]
         sent: dict[str, Any] = dict(action.fixed)
-        for parameter, value in {**numbers, **choices}.items():
+        for parameter, number in numbers.items():
             argument = action.parameters[parameter].argument or parameter
-            sent[argument] = int(value) if (name, argument) in self._whole else value
-        return sent
+            sent[argument] = int(number) if (name, argument) in self._whole else number
+        return sent | {action.parameters[p].argument or p: choice for p, choice in choices.items()}
 
     def _rounded(self, asked: Capability, numbers: Mapping[str, float]) -> Mapping[str, float]:
         """Round what the node takes as whole numbers; the result says so as what was applied."""
@@ -255,7 +255,7 @@ class MadsciNode:
                 ended = await self._ask("GET", _path(handle, "result"), effect=Effect.UNKNOWN)
                 last = time.monotonic()
             except Busy:  # asked too often; the action goes on
-                ended, last, pause = {"status": "running"}, time.monotonic(), 10.0
+                ended, last, pause = {"status": "running"}, time.monotonic(), LONGEST_POLL_S
             except (NotConnected, TimedOut, ProtocolDesync) as error:
                 ended = {"status": "running"}
                 if time.monotonic() - last > self.options.patience_s:
