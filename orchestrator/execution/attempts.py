@@ -255,7 +255,9 @@ class Attempts:
         )
         reason = f"{type(error).__name__}: {error}"
         goes_on = await self._do(what, work, attempt, outcome, tries, error, reason)
-        if not is_computation(work.description, work.capability) and what.next is not Next.OUT_OF_SERVICE:
+        found_again = self.store.attempt(attempt.id).state is AttemptState.RECORDED
+        real = not is_computation(work.description, work.capability)
+        if real and what.next is not Next.OUT_OF_SERVICE and not found_again:
             hung = isinstance(error, TimedOut) and not outcome.ended
             await self.safety.failed(work.member, error, reason, hung=hung)
         return goes_on
@@ -271,6 +273,8 @@ class Attempts:
         reason: str,
     ) -> bool:
         """Do what the table says."""
+        if what.next is Next.HOLD and error.effect is Effect.DONE and attempt.raw_sha256 is None:
+            what = replace(what, next=Next.ASK)  # the driver kept nothing that could be held
         if what.next is Next.HOLD or (what.next is Next.ASK and error.effect is Effect.UNKNOWN):
             return self.hold(attempt, reason)
         if what.next is Next.LOOK_UP:

@@ -352,7 +352,8 @@ class Executor:
         wish = self._wishes[trial] = Wish()
         self._watch()
         task = asyncio.create_task(act(wish))
-        task.add_done_callback(lambda _: (self._wishes.pop(trial, None), self._patience.forget(trial)))
+        task.add_done_callback(lambda _: self._wishes.pop(trial, None))
+        task.add_done_callback(lambda _: self._patience.forget(trial))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

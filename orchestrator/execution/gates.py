@@ -171,7 +171,8 @@ class Gates:
         order = Order(
             key=sha256(f"{self.name}/{interlock.name}/{self._reads}/{self.clock.now()}"),
             capability=capability.name,
-            **given(read.settings),
+            settings=numbers(read.settings),
+            choices=words(read.settings),
             label=f"interlock {interlock.name}",
             deadline_s=min(capability.longest_s, READ_S),
         )
@@ -198,11 +199,14 @@ class Gates:
         raise BadData(message)
 
 
-def given(settings: Mapping[str, FixedInput]) -> dict[str, Mapping[str, Quantity] | Mapping[str, str]]:
-    """Turn fixed settings of a lab file into those of an order."""
-    numbers = {k: Quantity(float(v.value), v.unit) for k, v in settings.items() if not isinstance(v.value, str)}
-    words = {k: v.value for k, v in settings.items() if isinstance(v.value, str)}
-    return {"settings": frozen(numbers), "choices": frozen(words)}
+def numbers(settings: Mapping[str, FixedInput]) -> Mapping[str, Quantity]:
+    """Turn the fixed numbers of a lab file into set-points."""
+    return frozen({k: Quantity(float(v.value), v.unit) for k, v in settings.items() if not isinstance(v.value, str)})
+
+
+def words(settings: Mapping[str, FixedInput]) -> Mapping[str, str]:
+    """Turn the fixed words of a lab file into choices."""
+    return frozen({k: v.value for k, v in settings.items() if isinstance(v.value, str)})
 
 
 def _limit(rule: ApprovalConfig) -> str:

@@ -81,8 +81,8 @@ async def open_all(
             exchanged.add(name)
     if missing and len(missing) == len(descriptions):
         raise next(iter(missing.values()))
-    for name, error in missing.items():
-        await bench.take_out(name, "offline", f"it cannot be opened: {type(error).__name__}: {error}")
+    for name, refusal in missing.items():
+        await bench.take_out(name, "offline", f"it cannot be opened: {type(refusal).__name__}: {refusal}")
     await bench.look()
     return descriptions, exchanged
 

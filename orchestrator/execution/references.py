@@ -7,7 +7,8 @@ the trials measured since the last good reference are doubted.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from orchestrator.config.lab import LabConfig
 from orchestrator.config.safety import ReferenceConfig
@@ -15,7 +16,7 @@ from orchestrator.domain import Capability, JsonObject, Order
 from orchestrator.errors import BadData
 from orchestrator.execution.checks import Checked
 from orchestrator.execution.choosing_instrument import Bench
-from orchestrator.execution.gates import given
+from orchestrator.execution.gates import numbers, words
 from orchestrator.execution.questions import is_reference
 from orchestrator.record.service import ReferenceResult
 from orchestrator.record.states import AttemptState
@@ -65,7 +66,8 @@ class References:
         order = Order(
             key="",
             capability=capability.name,
-            **given(reference.settings),
+            settings=numbers(reference.settings),
+            choices=words(reference.settings),
             sample="reference",
             label="reference",
             deadline_s=capability.longest_s,
@@ -79,7 +81,7 @@ class References:
         Raises:
             BadData: it gave no number of that name.
         """
-        mark = attempt.order["reference"]
+        mark: Mapping[str, Any] = cast("Mapping[str, Any]", attempt.order["reference"])
         found = next((one for one in checked.measurements if one.property == mark["output"]), None)
         if found is None:
             message = f"the reference order gave no {mark['output']}"

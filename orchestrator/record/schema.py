@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 
 from orchestrator.domain import canonical_json, sha256
 from orchestrator.errors import Drift, StoreError
-from orchestrator.record import tables
+from orchestrator.record import table_base, tables
 from orchestrator.record.engine import PG_SCHEMA
 from orchestrator.record.triggers import trigger_ddl, trigger_names
 
@@ -123,7 +123,7 @@ def _missing(connection: Connection) -> list[tuple[str, frozenset[str]]]:
             "WHERE c.relnamespace = current_schema()::regnamespace AND t.tgenabled <> 'D'",
         }
         have = {kind: set(connection.execute(text(query)).scalars()) for kind, query in queries.items()}
-    all_tables = tables.Record.metadata.sorted_tables
+    all_tables = table_base.Record.metadata.sorted_tables
     wanted = {
         "table": {table.name for table in all_tables},
         "index": {str(index.name) for table in all_tables for index in table.indexes},
@@ -155,7 +155,7 @@ def _make(connection: Connection) -> None:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {PG_SCHEMA}"))
         if _version(connection) is not None:
             return  # another process made the tables while we waited for the lock
-    tables.Record.metadata.create_all(connection, checkfirst=False)
+    table_base.Record.metadata.create_all(connection, checkfirst=False)
     statements = trigger_ddl(connection.dialect.name)
     if connection.dialect.name == "postgresql":
         statements = ["; ".join(statements)]  # one message instead of a hundred

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.config.steps import NeedConfig
 from orchestrator.domain import Crystal, JsonObject, Value, sha256
 from orchestrator.errors import Busy, IllegalTransition, Stopped, StoreError
-from orchestrator.record import statements, tables
+from orchestrator.record import statements, table_base, tables
 from orchestrator.record.base import StorePart, config_of, current, micro
 from orchestrator.record.budget import reserve, settle, steps_of
 from orchestrator.record.codec import from_text, to_text
@@ -43,7 +43,7 @@ _CLOSED_BY = {
 
 
 _TAKEN = select(tables.attempt.c.slot).where(
-    (tables.attempt.c.place == bindparam("place")) & literal_column(f"state IN {tables.one_of(SLOT_HOLDING)}")
+    (tables.attempt.c.place == bindparam("place")) & literal_column(f"state IN {table_base.one_of(SLOT_HOLDING)}")
 )
 _READ = (
     select(tables.attempt, tables.trial.c.number.label("trial_number"), tables.step.c.name.label("step_name"))
@@ -364,7 +364,7 @@ class Steps(StorePart):
         """Read the attempts whose end is not known yet, oldest first."""
         return self._attempts(
             (tables.attempt.c.campaign_id == self._id(name))
-            & literal_column(f"attempt.state IN {tables.one_of(OPEN_ATTEMPT)}")
+            & literal_column(f"attempt.state IN {table_base.one_of(OPEN_ATTEMPT)}")
         )
 
     def attempt(self, attempt_id: int) -> AttemptInfo:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Table
 
-from orchestrator.record import tables
+from orchestrator.record import table_base, tables
 from orchestrator.record.states import (
     ATTEMPT_PAIRS,
     CAMPAIGN_PAIRS,
@@ -88,7 +88,7 @@ def guards() -> list[Guard]:
         found.append(Guard(f"tr_{name}_pairs", name, "UPDATE", illegal, f"illegal transition of a {name}"))
         found.append(Guard(f"tr_{name}_first", name, "INSERT", f"NEW.state <> '{first}'", f"a {name} begins {first}"))
         if open_states is not None:
-            closed = f"OLD.state NOT IN {tables.one_of(open_states)}"
+            closed = f"OLD.state NOT IN {table_base.one_of(open_states)}"
             found.append(Guard(f"tr_{name}_closed", name, "UPDATE", closed, f"a closed {name} cannot change"))
     for name, columns in _FIXED.items():
         moved = " OR ".join(f"OLD.{column} <> NEW.{column}" for column in ("id", *columns))
