@@ -64,6 +64,13 @@ async def _scpi(port: int, own: int, folder: Path) -> Instrument:
     return driver
 
 
+async def _script(port: int, own: int, folder: Path) -> Instrument:
+    del own, folder
+    from tests.wire_script import Script
+
+    return Script(port)
+
+
 async def _pymeasure(port: int, own: int, folder: Path) -> Instrument:
     del own, folder
     from orchestrator.config.read import load_lab
@@ -186,6 +193,13 @@ ADAPTERS: dict[str, Adapter] = {
             _scpi,
             (HEATS[0], HEATS[1]),
             "lines of text without a checksum",
+        ),
+        Adapter(
+            "script",
+            lambda folder: _serve("instrument", "serve", str(_quiet_heater(folder))),
+            _script,
+            (HEATS[0], HEATS[1]),
+            "no adapter: what most lab scripts do",
         ),
         Adapter(
             "pymeasure",
