@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from orchestrator.record.queue import is_withdrawn
 from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.store import CampaignStore
 from tests.small_campaign import slow_oven, write_campaign
+from tests.test_answering import bench
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 MATLOOP = [sys.executable, "-m", "flows.cli"]
@@ -204,8 +206,9 @@ def test_the_form_starts_resumes_and_refuses(home: Home) -> None:
     store.close()
 
     identity = next(line.split()[1] for line in lines if line.startswith("DEPLOYED "))
-    deployment = home.ask("/deployments/filter", {})[0]
-    assert deployment["id"] == identity
+    deployments = {one["id"]: one for one in home.ask("/deployments/filter", {})}
+    assert len(deployments) == 2  # of campaigns, and of answers
+    deployment = deployments[identity]
     fields = deployment["parameter_openapi_schema"]["properties"]
     assert fields["file"]["enum"] == ["formed.yaml", "small.yaml"]  # no lab file, nothing that people measure
     assert all(field["title"] and field["description"] for field in fields.values())
@@ -245,6 +248,53 @@ def test_a_worker_starts_what_the_form_asks_for(home: Home) -> None:
         rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0, rest
     assert "ending the worker" in rest
+
+
+def test_a_person_answers_on_the_page(home: Home) -> None:
+    """A task card stands on the page of the campaign's run; its link fills the form, and the answer is taken."""
+    bench(home.folder, budget={"trials": 1})
+    process = subprocess.Popen(
+        [*MATLOOP, "up", "--campaigns", "."],
+        cwd=home.folder,
+        env=home.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = next(line for line in process.stdout if "start a campaign:" in line)
+        identity = line.split("/deployment/")[1].split("/")[0]
+        scheduled = {"state": {"type": "SCHEDULED"}}
+        home.ask(f"/deployments/{identity}/create_flow_run", {"parameters": {"file": "bench.yaml"}, **scheduled})
+        until = time.monotonic() + LONGEST_S
+        text = ""
+        while "done_by_hand**](" not in text:
+            assert time.monotonic() < until, (home.folder / "data" / "worker.log").read_text(encoding="utf-8")
+            time.sleep(0.5)
+            found = {one["key"]: one for one in home.ask("/artifacts/latest/filter", {})}
+            text = found.get("bench-questions", {}).get("data", "")
+        link = urllib.parse.urlparse(text.split("done_by_hand**](")[1].split(")")[0])
+        form = link.path.split("/")[-2]
+        filled = json.loads(urllib.parse.parse_qs(link.query)["parameters"][0])
+        filled |= {"values": "strength = 12.5 MPa", "name": "Ada", "reason": "the rig's display"}
+        run = home.ask(f"/deployments/{form}/create_flow_run", {"parameters": filled, **scheduled})
+        store = CampaignStore.open(home.store)
+        while store.campaign("bench").state is not CampaignState.DONE:
+            assert time.monotonic() < until, home.flow_runs()[run["id"]]
+            time.sleep(0.5)
+        assert [(m.value, m.unit) for m in store.measurements("bench")] == [(12.5, "MPa")]
+        store.close()
+        while home.flow_runs()[run["id"]]["state_type"] != "COMPLETED":
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        assert "is answered" in home.flow_runs()[run["id"]]["state"]["message"]
+        wrong = {"parameters": {**filled, "name": ""}, **scheduled}
+        with pytest.raises(urllib.error.HTTPError, match="409"):
+            home.ask(f"/deployments/{form}/create_flow_run", wrong)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 def test_a_queue_under_prefect(home: Home) -> None:
