@@ -19,7 +19,7 @@ from instruments.modbus_link import ModbusLink
 from instruments.modbus_map import MapFile, Register, RegisterMap, State
 from instruments.sequence import Course, Pace, SequencedInstrument
 from orchestrator.domain import Description, Health, Identity
-from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, Rejected
+from orchestrator.errors import Busy, Fault, Interlocked, NotConnected, ProtocolDesync, Rejected
 from orchestrator.protocols import Options
 
 HEALTH_S = 0.3
@@ -117,7 +117,7 @@ class Modbus(SequencedInstrument):
             if value == number:
                 return choice
         message = f"{name} reads back as {value:g}; one of {sorted(told.choices.values())} was expected"
-        raise BadData(message)
+        raise ProtocolDesync(message)
 
     def tolerance(self, name: str) -> float:
         """Say what the file says."""

@@ -139,7 +139,7 @@ class PyMeasure(SequencedInstrument):
             if value == word:
                 return choice
         message = f"{attribute} reads back as {value!r}; one of {sorted(map(str, told.choices.values()))} was expected"
-        raise BadData(message)
+        raise ProtocolDesync(message)
 
     def tolerance(self, name: str) -> float:
         """Say what the lab file says."""

@@ -18,9 +18,11 @@ from instruments import conformance
 from instruments.drills import QuietEvents
 from instruments.examples import heater as heater_example
 from instruments.scpi.commands import serve
-from instruments.scpi.device import read_device
+from instruments.scpi.device import Device, read_device
 from instruments.scpi.driver import Scpi
 from instruments.scpi.session import ScpiSession
+from instruments.scpi.simulator import Background
+from instruments.simulated.wire import Chaos
 from orchestrator import loop, plugins
 from orchestrator.campaign import Campaign
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running
@@ -306,3 +308,29 @@ async def test_the_example_in_python_keeps_the_contract() -> None:
             await job
         assert lost.value.effect is Effect.UNKNOWN
         await driver.close()
+
+
+async def test_spoilt_replies_never_become_values() -> None:
+    """Eight faults of the wire at 5 % of the replies: what is recorded is right, and nothing is started twice."""
+    content = device()
+    content["simulator"]["outputs"]["resistance"] = {"linear": {"temperature": 0.1, "time": 1.0}}
+    content["simulator"]["duration_s"] = 0.0
+    practice = Background(Device.model_validate(content))
+    right = 0
+    async with Chaos("127.0.0.1", practice.port, rate=0.05, seed=4, delay_s=0.2, freeze_s=0.3) as wire:
+        driver = built(f"TCPIP::127.0.0.1::{wire.port}::SOCKET", device={**content, "timeout_s": 0.1})
+        for turn in range(40):
+            try:
+                result = await driver.run(order(f"k{turn}", 400.0 + 5 * turn, 10.0 + turn), QuietEvents())
+            except InstrumentError:
+                continue
+            right += 1
+            assert result.applied["temperature"].value == pytest.approx(400 + 5 * turn)
+            assert result.applied["time"].value == pytest.approx(10 + turn)
+            assert result.readings[0].value == pytest.approx(50 + 1.5 * turn)
+        await driver.close()
+        assert len(wire.injected) > 10
+    practice.close()
+    starts = practice.simulator.starts
+    assert len(starts) == len(set(starts))
+    assert right > 30

@@ -100,8 +100,8 @@ class Measured(Options):
     query: str
     scale: float = 1.0
     number: Pattern = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
-    twice: bool = False
-    """Ask until two answers in a row are the same: a line without a checksum may flip a bit."""
+    twice: bool | None = None
+    """See `Device.twice`; false for a question that measures anew each time."""
 
 
 class Near(Options):
@@ -120,6 +120,10 @@ class Condition(Options):
     bits_set: int = 0
     bits_clear: int = 0
     scale: float = 1.0
+
+    def numeric(self) -> bool:
+        """Say whether the answer must be a number."""
+        return self.within is not None or bool(self.bits_set or self.bits_clear)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -169,6 +173,9 @@ class Device(Options):
     identity: WholeAnswer = WholeAnswer()
     terminator: str = "\n"
     timeout_s: float = Field(default=1.0, gt=0)
+    twice: bool = False
+    """Ask for set-points, state and outputs until two answers in a row are the same: SCPI has no checksum, and nothing
+    else notices a flipped bit."""
     parameters: dict[str, SetPoint] = Field(default_factory=dict)
     outputs: dict[str, Measured]
     capabilities: dict[str, Work]
@@ -177,6 +184,9 @@ class Device(Options):
     safe: tuple[str, ...] = ()
     job: str | None = None
     """A question whose answer holds the key of the last order that was started; the start must carry ``{key}``."""
+    shown: str | None = None
+    """A question whose answer holds the key of the order that the readings belong to: an old display looks as good as a
+    new one; the start must carry ``{key}``."""
     simulator: Simulation | None = None
 
     @model_validator(mode="after")
@@ -197,7 +207,7 @@ class Device(Options):
             if work.start is None and not (work.parameters or self.parameters):
                 message = f"capability {name} has neither a start nor a parameter: nothing would be done"
                 raise ValueError(message)
-            if self.job and "{key}" not in (work.start or ""):
+            if (self.job or self.shown) and "{key}" not in (work.start or ""):
                 message = f"capability {name}: 'job' asks the device for the order's key; put {{key}} into its start"
                 raise ValueError(message)
         if not self.capabilities:

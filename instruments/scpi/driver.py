@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, Field
 
 from instruments.lane import Lane
-from instruments.scpi.answers import error_code, number
+from instruments.scpi.answers import NUMBER, error_code, number
 from instruments.scpi.device import Condition, Device, DeviceFile, filled
 from instruments.scpi.session import HEALTH_S, LONGEST_QUEUE, ScpiSession
 from instruments.scpi.simulator import Background
@@ -38,7 +38,7 @@ from orchestrator.domain import (
     Unsure,
     Whereabouts,
 )
-from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, Rejected
+from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, ProtocolDesync, Rejected
 from orchestrator.protocols import Events, Options
 
 T = TypeVar("T")
@@ -46,8 +46,8 @@ T = TypeVar("T")
 SIMULATOR = "simulator"
 PLAIN_KEY = re.compile(r"[\w.:-]+")
 """What may stand in a command: no quote, no separator, no line end."""
-ALIKE = 4
-"""Answers that are asked for at most to find two alike."""
+ASKED = 4
+"""How often a question is asked at most, until an answer can be read and two in a row are alike."""
 
 
 class ScpiOptions(Options):
@@ -128,7 +128,7 @@ class Scpi(SequencedInstrument):
             raise Rejected(message)
         condition = self._device.ready
         if condition is not None:
-            answer = self._line().query(condition.query)
+            answer = self._state(condition)
             if not self._holds(condition, answer, None):
                 message = f"{self._device.name} is not ready: {condition.query} says {answer}"
                 raise Busy(message)
@@ -150,13 +150,14 @@ class Scpi(SequencedInstrument):
         """Read a set-point back."""
         point = self._device.parameters[name]
         if not point.choices:
-            return self._line().number(point.read, scale=point.scale)
-        answer = self._line().query(point.read)
+            answer = self._answer(point.read, twice=self._device.twice, pattern=NUMBER)
+            return number(answer, point.read, scale=point.scale)
+        answer = self._answer(point.read, twice=self._device.twice)
         for choice, word in point.choices.items():
             if answer.strip("\"'") == word:
                 return choice
         message = f"{point.read!r} answers {answer!r}; one of {', '.join(point.choices.values())} was expected"
-        raise BadData(message)
+        raise ProtocolDesync(message)
 
     def tolerance(self, name: str) -> float:
         """Say what the file says."""
@@ -205,16 +206,33 @@ class Scpi(SequencedInstrument):
     def finished(self, course: Course) -> bool:
         """Ask whether the device has settled."""
         settle = self._device.capabilities[course.capability.name].settle
-        return self._holds(settle, self._line().query(settle.query), course)
+        if not self._holds(settle, self._state(settle), course):
+            return False
+        return not self._device.twice or self._holds(settle, self._state(settle), course)
+
+    def _result(self, course: Course, applied: Mapping[str, float | str]) -> Result:
+        self._own_readings(course)
+        return super()._result(course, applied)
+
+    def _own_readings(self, course: Course) -> None:
+        """Refuse numbers that the device shows for another order: an old display looks as good as a new one."""
+        if not self._device.shown:
+            return
+        shown = self._answer(self._device.shown, twice=True).strip("\"' ")
+        if shown != course.order.key:
+            message = f"{self._device.shown!r} answers {shown!r}; the readings are not of order {course.order.key!r}"
+            raise BadData(message)
 
     def read(self, capability: str, output: str) -> float:
         """Read one output."""
         del capability
         told = self._device.outputs[output]
         pattern = re.compile(told.number)
-        answer = self._line().query(told.query)
-        if told.twice:
-            answer = self._alike(told.query, answer)
+        twice = self._device.twice if told.twice is None else told.twice
+        try:
+            answer = self._answer(told.query, twice=twice, pattern=pattern)
+        except ProtocolDesync as error:
+            raise BadData(str(error)) from error
         return number(answer, told.query, scale=told.scale, pattern=pattern)
 
     def halt(self, capability: str) -> None:
@@ -293,14 +311,22 @@ class Scpi(SequencedInstrument):
             raise NotConnected(message)
         return self._session
 
-    def _alike(self, query: str, answer: str) -> str:
-        seen = [answer]
-        for _ in range(ALIKE - 1):
-            seen.append(self._line().query(query))
-            if seen[-1] == seen[-2]:
-                return seen[-1]
-        message = f"{query!r} answers {', '.join(seen)}: no two in a row are alike, as 'twice' asks"
-        raise BadData(message)
+    def _answer(self, query: str, *, twice: bool = False, pattern: re.Pattern[str] | None = None) -> str:
+        """Ask until an answer can be read, and where that is wanted until two in a row are alike."""
+        seen: list[str] = []
+        for _ in range(ASKED):
+            answer = self._line().query(query)
+            if pattern is not None and not pattern.fullmatch(answer):
+                seen.append(answer)
+                continue
+            if not twice or (seen and seen[-1] == answer):
+                return answer
+            seen.append(answer)
+        message = f"{query!r} answers {', '.join(map(repr, seen))}: none can be read, or no two in a row are alike"
+        raise ProtocolDesync(message)
+
+    def _state(self, condition: Condition) -> str:
+        return self._answer(condition.query, pattern=NUMBER if condition.numeric() else None)
 
     def _holds(self, condition: Condition, answer: str, course: Course | None) -> bool:
         if condition.equals is not None and answer.strip("\"'") != condition.equals:

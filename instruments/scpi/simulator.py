@@ -189,8 +189,9 @@ class Simulator:
             queries[self.device.parameters[name].read] = lambda name=name: self._read(name)  # type: ignore[misc]
         for name in self.device.outputs:
             queries.setdefault(self.device.outputs[name].query, lambda name=name: self._output(name))  # type: ignore[misc]
-        if self.device.job:
-            queries[self.device.job] = lambda: f'"{self._key}"'
+        for query in (self.device.job, self.device.shown):
+            if query:
+                queries[query] = lambda: f'"{self._key}"'
         return queries
 
     def _question(self, line: str) -> str | None:
