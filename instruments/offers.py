@@ -64,6 +64,12 @@ class OfferOptions(Options):
     errors: dict[str, Meaning] = Field(
         default_factory=dict, description="what the device's own errors mean; others are faults of unknown effect"
     )
+    abort_command: str = Field(default="", description="command that stops; default: the standard's own, if there is")
+    key_parameter: str = Field(default="", description="text parameter of the commands that takes our order's key")
+    key_value: str = Field(default="", description="value that holds the key of the last order that was begun")
+    key_answer: str = Field(
+        default="", description="text answer or value that holds the key of the order that the readings belong to"
+    )
     call_s: float = Field(default=1.0, gt=0, le=60, description="time-out of one call")
     typical_s: float = Field(default=60.0, gt=0)
     longest_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
@@ -100,14 +106,12 @@ class Offer:
         return self.capability.name
 
 
-def offers(scan: Scan, options: OfferOptions, *, never: Iterable[str] = (), key: str = "") -> tuple[Offer, ...]:
+def offers(scan: Scan, options: OfferOptions) -> tuple[Offer, ...]:
     """Return what an instrument offers.
 
     Args:
         scan: of the device.
         options: of the site.
-        never: commands that are no work, such as the one that stops.
-        key: parameter that takes our dispatch key.
 
     Returns:
         At least one offer.
@@ -116,7 +120,7 @@ def offers(scan: Scan, options: OfferOptions, *, never: Iterable[str] = (), key:
         ConfigError: the options name what the device does not have, or a bound or unit is missing.
     """
     _check_names(scan, options)
-    made = [_offer(scan, options, command, key) for command in _chosen(scan, options, frozenset(never))]
+    made = [_offer(scan, options, command) for command in _chosen(scan, options)]
     if READ in options.commands or not made:
         made.append(_reading(scan, options))
     return tuple(made)
@@ -135,10 +139,11 @@ def description(made: Iterable[Offer], options: OfferOptions, recovery: Recovery
     )
 
 
-def _chosen(scan: Scan, options: OfferOptions, never: frozenset[str]) -> list[Command]:
+def _chosen(scan: Scan, options: OfferOptions) -> list[Command]:
     if options.commands:
         return [command for name in options.commands if name != READ and (command := scan.command(name))]
-    return [c for c in scan.commands if c.name not in never and (c.parameters or any(a.numeric for a in c.answers))]
+    working = [command for command in scan.commands if command.name != options.abort_command]
+    return [command for command in working if command.parameters or any(a.numeric for a in command.answers)]
 
 
 def _check_names(scan: Scan, options: OfferOptions) -> None:
@@ -151,12 +156,17 @@ def _check_names(scan: Scan, options: OfferOptions) -> None:
     values = [value.name for value in scan.values]
     for name in (*options.parameters, *options.fixed):
         _known("parameters" if name in options.parameters else "fixed", name, parameters, "parameter")
+    told = values + [value.name for command in used for value in command.answers]
     for name, one in options.parameters.items():
         if one.read_back:
-            answers = [value.name for command in used for value in command.answers]
-            _known(f"parameters.{name}.read_back", one.read_back, values + answers, "value")
-    if options.state:
-        _known("state", options.state, values, "value")
+            _known(f"parameters.{name}.read_back", one.read_back, told, "value")
+    if options.abort_command:
+        _known("abort_command", options.abort_command, commands, "command")
+    for key, named in (("state", options.state), ("key_value", options.key_value), ("key_answer", options.key_answer)):
+        if named:
+            _known(key, named, told if key == "key_answer" else values, "value")
+    if options.key_parameter:
+        _known("key_parameter", options.key_parameter, parameters, "parameter")
 
 
 def _known(key: str, name: str, there: Iterable[str], what: str) -> None:
@@ -167,13 +177,13 @@ def _known(key: str, name: str, there: Iterable[str], what: str) -> None:
         _wrong(key, f"the device has no {what} {name!r}; {hint}")
 
 
-def _offer(scan: Scan, options: OfferOptions, command: Command, key: str) -> Offer:
+def _offer(scan: Scan, options: OfferOptions, command: Command) -> Offer:
     parameters: dict[str, Described] = {}
     declared: list[Parameter] = []
     fixed: dict[str, Described] = {}
     key_parameter = None
     for value in command.parameters:
-        if value.name == key:
+        if value.name == options.key_parameter:
             key_parameter = value
         elif value.name in options.fixed:
             fixed[value.name] = value

@@ -26,6 +26,7 @@ from orchestrator.domain import (
     Description,
     Health,
     Identity,
+    JsonObject,
     Order,
     Quality,
     Quantity,
@@ -89,6 +90,7 @@ class Job:
         offer: what is done.
         settings: checked set-points and choices by name, in the declared units.
         events: of the campaign.
+        sample: id of the physical sample, where there is one.
         stop: whether `abort` was called.
         trace: what the device said on its way, for the raw file.
     """
@@ -97,12 +99,31 @@ class Job:
     offer: Offer
     settings: Mapping[str, float | str]
     events: Events
+    sample: str = ""
     stop: bool = False
     trace: list[dict[str, Any]] = field(default_factory=list)
 
     def abort_requested(self) -> bool:
         """Say whether the order is to end early."""
         return self.stop or self.events.abort_requested()
+
+
+class Nobody:
+    """Events of a look-up: nobody listens."""
+
+    async def accepted(self, handle: JsonObject) -> None:
+        """Keep nothing: the handle is known."""
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Tell nobody."""
+
+    def abort_requested(self) -> bool:
+        """Wish for nothing."""
+        return False
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the wall clock."""
+        await asyncio.sleep(seconds)
 
 
 class SelfDescribed:
@@ -114,7 +135,6 @@ class SelfDescribed:
 
     Options: ClassVar[type[BaseModel]] = OfferOptions
     protocol: ClassVar[str] = ""
-    recovery: ClassVar[Recovery] = Recovery.BLIND
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -136,8 +156,13 @@ class SelfDescribed:
         """Read over the link what the device says of itself."""
         raise NotImplementedError
 
-    async def _value(self, value: Described) -> Seen:
-        """Read one value."""
+    async def _value(self, value: Described, *, output: bool = False) -> Seen:
+        """Read one value.
+
+        Args:
+            value: to be read.
+            output: whether it is to be a measurement, so that an old one will not do.
+        """
         raise NotImplementedError
 
     async def _work(self, job: Job) -> Result:
@@ -156,13 +181,9 @@ class SelfDescribed:
         """Return the part of a scan that is used."""
         return scan
 
-    def _never(self) -> tuple[str, ...]:
-        """Name the commands that are no work."""
-        return ()
-
-    def _key_parameter(self) -> str:
-        """Name the parameter that takes our dispatch key."""
-        return ""
+    def _recovery(self) -> Recovery:
+        """Say what can be found out after a crash."""
+        return Recovery.BLIND
 
     # The contract.
 
@@ -174,12 +195,11 @@ class SelfDescribed:
     @cached_property
     def offers(self) -> Mapping[str, Offer]:
         """What is offered, by name."""
-        made = offers.offers(self._used(self.scanned), self.options, never=self._never(), key=self._key_parameter())
-        return {offer.name: offer for offer in made}
+        return {offer.name: offer for offer in offers.offers(self._used(self.scanned), self.options)}
 
     async def describe(self) -> Description:
         """Declare what the scan file and the options say; no device is touched."""
-        return offers.description(self.offers.values(), self.options, self.recovery)
+        return offers.description(self.offers.values(), self.options, self._recovery())
 
     async def open(self) -> Identity:
         """Make the link, where there is none, and refuse a device that is not as it was scanned."""
@@ -231,7 +251,7 @@ class SelfDescribed:
         if self._jobs:
             message = f"{self._jobs[0].offer.name} is at work; one order at a time"
             raise Busy(message)
-        job = Job(order.key, self.offers[capability.name], {**numbers, **choices}, events)
+        job = Job(order.key, self.offers[capability.name], {**numbers, **choices}, events, order.sample or "")
         return await self._at_work(job, self._started(job), min(order.deadline_s, capability.longest_s))
 
     async def abort(self, reason: str) -> None:
@@ -306,6 +326,18 @@ class SelfDescribed:
             return Health("fault", state)
         return Health("busy" if state in o.busy else "ready", state)
 
+    async def _own_readings(self, job: Job, raw: Mapping[str, Any]) -> None:
+        """Refuse numbers that the device shows for another order: an old display looks as good as a new one."""
+        name = self.options.key_answer
+        if not name:
+            return
+        answer = next((a for a in (job.offer.command.answers if job.offer.command else ()) if a.name == name), None)
+        value = None if answer is not None else self.scanned.value(name)
+        held = raw.get(answer.source, "") if answer is not None else (await self._value(value)).value if value else ""
+        if str(held) != job.key:
+            message = f"{name} says {held!r}: the readings are not those of order {job.key!r}"
+            raise BadData(message)
+
     async def _result(self, job: Job, answers: Mapping[str, Seen], raw: Mapping[str, Any]) -> Result:
         """Put together what came back; outputs and read-backs that are no answers are read now.
 
@@ -315,9 +347,10 @@ class SelfDescribed:
             raw: the answers as they came, for the raw file.
         """
         offer = job.offer
+        await self._own_readings(job, raw)
         readings = []
         for name, where in offer.outputs.items():
-            seen = answers.get(name) or await self._value(where)
+            seen = answers.get(name) or await self._value(where, output=True)
             if isinstance(seen.value, str):
                 message = f"{name} is {seen.value!r}; a number in {where.unit} was expected"
                 raise BadData(message)

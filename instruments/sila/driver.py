@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel
 
 from instruments.scans import Command, Described, Scan
-from instruments.self_described import Job, Seen, SelfDescribed
+from instruments.self_described import Job, Nobody, Seen, SelfDescribed
 from instruments.sila.features import scan_of
 from instruments.sila.link import SilaOptions, Where, identity_of, linked, our_errors
 from orchestrator.domain import (
@@ -52,7 +52,6 @@ class Sila(SelfDescribed):
 
     Options: ClassVar[type[BaseModel]] = SilaOptions
     protocol: ClassVar[str] = "sila"
-    recovery: ClassVar[Recovery] = Recovery.QUERYABLE
 
     def __init__(self, options: SilaOptions) -> None:
         super().__init__(options)
@@ -98,7 +97,8 @@ class Sila(SelfDescribed):
         with our_errors({}, "asking whether it is alive"):
             await self._linked().get_server_uuid()
 
-    async def _value(self, value: Described) -> Seen:
+    async def _value(self, value: Described, *, output: bool = False) -> Seen:
+        del output  # SiLA gives no time stamps: what is read now is now's
         feature, _, identifier = value.source.rpartition("/")
         holder = self._linked().find_feature(feature)
         if holder is None or identifier not in holder.properties:
@@ -122,11 +122,8 @@ class Sila(SelfDescribed):
 
     # Work.
 
-    def _never(self) -> tuple[str, ...]:
-        return (self.options.abort_command,) if self.options.abort_command else ()
-
-    def _key_parameter(self) -> str:
-        return self.options.key_parameter
+    def _recovery(self) -> Recovery:
+        return Recovery.QUERYABLE
 
     async def _work(self, job: Job) -> Result:
         command = job.offer.command
@@ -278,7 +275,7 @@ class Sila(SelfDescribed):
         return await self._at_work(job, wait(), job.offer.capability.longest_s)
 
     async def _found(self, handle: JsonObject) -> Whereabouts:
-        job = self._job(handle, _Nobody())
+        job = self._job(handle, Nobody())
         execution = self._execution(job, str(handle["uuid"]))
         try:
             with our_errors({}, "looking the execution up"):
@@ -325,22 +322,6 @@ class Sila(SelfDescribed):
             message = f"{job.offer.name} is no command that can be followed"
             raise Fault(message)
         return CommandExecution(self._command(job.offer.command), uuid)
-
-
-class _Nobody:
-    """Events of a look-up: nobody listens."""
-
-    async def accepted(self, handle: JsonObject) -> None:
-        del handle
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        del fraction, text
-
-    def abort_requested(self) -> bool:
-        return False
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 def _seen(value: Described, raw: Any) -> Seen:

@@ -51,9 +51,6 @@ class SilaOptions(OfferOptions):
     private_key: InputPath | None = Field(default=None, description="PEM file of its key; keep it at mode 0600")
     tls_name: str = Field(default="", description="name in the server's certificate, where it is not the host's")
     feature: str = Field(default="", description="the one feature to use; default: all that are not the standard's")
-    abort_command: str = Field(default="", description="command that stops; default: the standard's CancelController")
-    key_parameter: str = Field(default="", description="text parameter of the commands that takes our order's key")
-    key_value: str = Field(default="", description="property that holds the key of the last order that was begun")
 
     @model_validator(mode="after")
     def _secured(self) -> Self:
