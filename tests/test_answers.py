@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from orchestrator.record.store import CampaignStore
 from tests.crash.world import NAME, new_store
 from tests.test_executor import FIRE, Kiln, carry, good
 
-ADA = {"who": "Ada", "reason": "seen at the kiln"}
+ADA: dict[str, Any] = {"who": "Ada", "reason": "seen at the kiln"}
 VALUES = {"strength": Quantity(150.0, "MPa"), "shrinkage": Quantity(5.0, "percent")}
 
 

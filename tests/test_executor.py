@@ -447,7 +447,8 @@ def test_stop_aborts_what_runs_within_about_a_second(store: CampaignStore) -> No
     async def main() -> float:
         await made.open()
         running = asyncio.create_task(made.carry_out(1))
-        await asyncio.sleep(0.1)
+        while not kiln.orders:
+            await asyncio.sleep(0.01)
         store.set_state(NAME, CampaignState.STOPPED, actor="ada", reason="smoke")
         begun = time.monotonic()
         trial = await running
@@ -460,7 +461,7 @@ def test_stop_aborts_what_runs_within_about_a_second(store: CampaignStore) -> No
         await made.close()
         return took
 
-    assert asyncio.run(main()) < 2.5
+    assert asyncio.run(main()) < 1.5  # seen within half a second, and the driver looks every half second
     assert len(kiln.aborts) == 1
     assert len(kiln.orders) == 1
 

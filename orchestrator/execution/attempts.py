@@ -255,9 +255,11 @@ class Attempts:
         )
         reason = f"{type(error).__name__}: {error}"
         goes_on = await self._do(what, work, attempt, outcome, tries, error, reason)
-        found_again = self.store.attempt(attempt.id).state is AttemptState.RECORDED
+        state = self.store.attempt(attempt.id).state
         real = not is_computation(work.description, work.capability)
-        if real and what.next is not Next.OUT_OF_SERVICE and not found_again:
+        if state is AttemptState.UNKNOWN:
+            await self.safety.bench.lost(work.member, reason)
+        if real and what.next is not Next.OUT_OF_SERVICE and state is not AttemptState.RECORDED:
             hung = isinstance(error, TimedOut) and not outcome.ended
             await self.safety.failed(work.member, error, reason, hung=hung)
         return goes_on

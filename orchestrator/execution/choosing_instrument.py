@@ -148,6 +148,17 @@ class Bench:
         self.store.ask(self.name, "service", reason, instrument=name)
         await self.take_note()
 
+    async def lost(self, name: str, reason: str) -> None:
+        """Look whether an instrument is there at all whose work nobody knows; where it is not, take it out."""
+        if name in self.out:
+            return
+        try:
+            there = await self._healthy(self.instruments[name])
+        except Exception:  # noqa: BLE001  whatever a driver of a missing device raises means: not there
+            there = False
+        if not there:
+            await self.take_out(name, "offline", f"it does not answer any more: {reason}")
+
     async def put_back(self, name: str, reason: str) -> None:
         """Return an instrument to service because it is ready again."""
         self._returns[name] += 1
