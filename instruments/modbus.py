@@ -134,6 +134,12 @@ class Modbus(SequencedInstrument):
             course.phases.sent()
             self._line().command(command)
 
+    def at_work(self, course: Course) -> bool:
+        """Ask whether the device is busy."""
+        del course
+        state = self._map.ready
+        return state is not None and not _holds(state, self._line().read(state), None)
+
     def complain(self) -> None:
         """Raise what the error register says."""
         trouble = self._map.errors

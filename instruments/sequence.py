@@ -17,8 +17,20 @@ from typing import Any
 from instruments.phases import Phases
 from instruments.sync import WAKE_S, BlockingInstrument, Job
 from orchestrator.domain import Capability, JsonObject, Order, Quantity, Reading, Result
-from orchestrator.errors import Aborted, BadData, Effect, InstrumentError, Rejected, TimedOut
+from orchestrator.errors import (
+    Aborted,
+    BadData,
+    Effect,
+    InstrumentError,
+    NotConnected,
+    ProtocolDesync,
+    Rejected,
+    TimedOut,
+)
 from orchestrator.protocols import Events
+
+LOST = (NotConnected, TimedOut, ProtocolDesync)
+"""Errors of the link: the device may have done what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,11 @@ class SequencedInstrument(BlockingInstrument):
         """Give the token by which the work is found again; None where the device knows no jobs."""
         del course
         return None
+
+    def at_work(self, course: Course) -> bool:
+        """Say whether the device shows that it took this start; False where it cannot show it."""
+        del course
+        return False
 
     def complain(self) -> None:
         """Ask the device for its errors, and raise them."""
@@ -204,17 +221,31 @@ class SequencedInstrument(BlockingInstrument):
         job.raise_if_aborted()
         if self.starts(course.capability.name):
             self._act(course)
-            with course.lock:
-                if course.halted:
-                    course.phases.place = "before"
-                    message = f"{course.capability.name} was stopped before it began"
-                    raise Aborted(message)
-                self.begin(course)
-            self.complain()
+            try:
+                self._begun(course)
+                self.complain()
+            except LOST:
+                if not self._surely_begun(course):
+                    raise
         course.phases.working()
         handle = self.handle(course)
         if handle is not None:
             job.accepted(handle)
+
+    def _begun(self, course: Course) -> None:
+        with course.lock:
+            if course.halted:
+                course.phases.place = "before"
+                message = f"{course.capability.name} was stopped before it began"
+                raise Aborted(message)
+            self.begin(course)
+
+    def _surely_begun(self, course: Course) -> bool:
+        """Ask, where the answer to the start was lost, whether the device took it: it was ready just before."""
+        try:
+            return self.at_work(course)
+        except InstrumentError:
+            return False
 
     def _act(self, course: Course) -> None:
         with course.lock:

@@ -26,7 +26,7 @@ from instruments.simulated.wire import Chaos
 from orchestrator import loop, plugins
 from orchestrator.campaign import Campaign
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running
-from orchestrator.errors import Aborted, Effect, InstrumentError, NotConnected, PluginError, Rejected
+from orchestrator.errors import Aborted, Effect, InstrumentError, NotConnected, PluginError, Rejected, TimedOut
 from orchestrator.record.states import TrialState
 from orchestrator.record.store import CampaignStore
 from tests.loopback_servers import Server, launch
@@ -334,3 +334,36 @@ async def test_spoilt_replies_never_become_values() -> None:
     starts = practice.simulator.starts
     assert len(starts) == len(set(starts))
     assert right > 30
+
+
+async def test_a_lost_answer_to_the_start_is_asked_for_by_its_key() -> None:
+    """The device says that it took the start, so the order goes on; it is not sent again."""
+    content = device()
+    content["simulator"]["duration_s"] = 0.0
+    practice = Background(Device.model_validate(content))
+    async with Chaos("127.0.0.1", practice.port, faults=["drop"], rate=0.0) as wire:
+        address = f"TCPIP::127.0.0.1::{wire.port}::SOCKET"
+        driver = built(address, device={**content, "timeout_s": 0.1})
+        await driver.open()
+        start = driver.begin
+
+        def lose_what_comes_next(course: Any) -> None:
+            start(course)
+            wire.arm("drop")
+
+        driver.begin = lose_what_comes_next  # type: ignore[method-assign]
+        result = await driver.run(order(), QuietEvents())
+        assert result.key == "k1"
+        nameless = {k: v for k, v in content.items() if k not in {"job", "ready"}}
+        mute = built(address, device={**nameless, "timeout_s": 0.1})
+        await mute.open()
+        start = mute.begin
+        mute.begin = lose_what_comes_next  # type: ignore[method-assign]
+        with pytest.raises(TimedOut) as lost:
+            await mute.run(order("k2"), QuietEvents())
+        assert lost.value.effect is Effect.UNKNOWN
+        await driver.close()
+        await mute.close()
+        assert len(wire.injected) == 2
+    practice.close()
+    assert practice.simulator.starts == ["k1", "k2"]

@@ -180,12 +180,21 @@ class Scpi(SequencedInstrument):
             return None
         return {"key": course.order.key, "capability": course.capability.name}
 
+    def at_work(self, course: Course) -> bool:
+        """Ask for the key of the last order, or else whether the device is busy."""
+        if self._device.job:
+            return self._answer(self._device.job, twice=True).strip("\"' ") == course.order.key
+        ready = self._device.ready
+        return ready is not None and not self._holds(ready, self._state(ready), None)
+
     def complain(self) -> None:
         """Raise what stands in the error queue."""
         errors = self._device.errors
         if errors is None:
             return
-        answer = self._line().query(errors.query)
+        # A lost answer took the error with it: after the start, asking again would find an empty queue.
+        sent = self._course is not None and self._course.phases.place == "sent"
+        answer = self._line().query(errors.query, retries=0 if sent else None)
         code = error_code(answer, errors.query)
         if code == 0:
             return

@@ -200,7 +200,8 @@ class ScpiSession:
             Rejected: a command was not carried out.
             Fault: the device reports anything else.
         """
-        answer = self.query(query)
+        # A lost answer took the error with it: after the start, asking again would find an empty queue.
+        answer = self.query(query, retries=0 if self.phases.place == "sent" else None)
         code = error_code(answer, query)
         if code:
             message = f"the device reports {answer}"
