@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TRIAL = re.compile(r"\d+")
 REFRESH_S = 1.0
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -103,15 +104,20 @@ def report(*, campaign: str | None, out: Path | None, store: str | None, show: b
 
 @click.command()
 @click.argument("campaign", required=False)
-@click.option("--csv", "out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write.")
+@click.option("--csv", type=FILE, help="Write one line a trial.")
+@click.option("--bluesky", type=FILE, help="Write bluesky documents, one JSON line each.")
 @click.option("--force", is_flag=True, help="Replace a file that exists.")
 @store_option
-def export(*, campaign: str | None, out: Path, store: str | None, force: bool) -> None:
-    """Write one line a trial to a CSV file."""
+def export(*, campaign: str | None, csv: Path | None, bluesky: Path | None, store: str | None, force: bool) -> None:
+    """Write the trials to a file, for a spreadsheet or for the tools of beam lines."""
+    out = csv or bluesky
+    if out is None or (csv and bluesky):
+        message = "give --csv FILE or --bluesky FILE"
+        raise click.UsageError(message)
     if out.exists() and not force:
         message = f"{out} exists; give another name, or --force to replace it"
         raise StoreError(message)
     with opened(store) as records:
         name = resolve(records, campaign)
-        lines = records.export_csv(name, out)
+        lines = records.export_csv(name, out) if csv else records.export_bluesky(name, out)
     click.echo(f"{lines} trials of {name} → {out}")

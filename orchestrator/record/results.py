@@ -127,6 +127,15 @@ class Results(StorePart):
             (one for one in found if trial is None or one.trial == trial), key=lambda one: (one.trial, one.id)
         )
 
+    def applied(self, name: str) -> Mapping[int, Mapping[str, Value]]:
+        """Read the set-points as applied, by attempt id."""
+        table = tables.artifact
+        query = select(table.c.attempt_id, table.c.content).where(
+            (table.c.campaign_id == self._id(name)) & (table.c.kind == "applied")
+        )
+        with self._db.read() as connection:
+            return {row.attempt_id: codec.from_text(row.content) for row in connection.execute(query)}
+
     def trial_records(self, name: str) -> list[TrialRecord]:
         """Read the completed trials as functions of derived properties see them, by number."""
         campaign = self._id(name)

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 from orchestrator.domain import sha256
 from orchestrator.errors import StoreError
+from orchestrator.record.bluesky import export_bluesky
 from orchestrator.record.campaigns import Campaigns
 from orchestrator.record.database import Database, said_plainly
 from orchestrator.record.engine import is_postgresql, make_engine, masked
@@ -126,6 +127,25 @@ class CampaignStore(Campaigns, Imports, Steps, Results, Service, Resources, Samp
             The number of trials.
         """
         return export_csv(self.trials(name), self.measurements(name), path)
+
+    def export_bluesky(self, name: str, path: Path) -> int:
+        """Write the trials of a campaign as bluesky documents, one JSON line each.
+
+        Args:
+            name: of the campaign.
+            path: to be written, replaced where it exists.
+
+        Returns:
+            The number of trials that were begun.
+        """
+        return export_bluesky(
+            path,
+            campaign=self.campaign(name),
+            trials=self.trials(name),
+            attempts=self.attempts(name),
+            measurements=self.measurements(name),
+            applied=self.applied(name),
+        )
 
 
 def home() -> Path:
