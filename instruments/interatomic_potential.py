@@ -1,4 +1,4 @@
-"""An interatomic potential as instrument: relax a structure, or evaluate it as it is.
+"""An interatomic potential as instrument: relax a structure, evaluate it as it is, or run molecular dynamics with it.
 
 A relaxation ends when no force and no component of the cell's gradient exceeds `fmax` (as the cell filter scales them,
 so that a single force may stand a few percent above). One that does not end within `max_steps` gives its numbers with
@@ -11,18 +11,23 @@ Each slot has a network of its own, by default in a process of its own: see `pot
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from instruments import potentials
+from instruments.molecular_dynamics import Dynamics
 from instruments.potential_worker import Elsewhere, Here, Stopped
 from instruments.potentials import PotentialName
 from instruments.relaxation import Settings
-from instruments.relaxed_result import NUMBERS, RELAXED, result
+from instruments.relaxed_result import LAST, MEANS, NUMBERS, RELAXED, path_result, result
+from instruments.settings import applied
 from instruments.sync import BlockingInstrument, Job
-from orchestrator.domain import Capability, Description, Identity, Recovery, Result
+from orchestrator.domain import Capability, Crystal, Description, Identity, Parameter, Recovery, Result
 from orchestrator.errors import Aborted, BadData, Fault
 from orchestrator.protocols import Options
 
@@ -37,7 +42,11 @@ class PotentialOptions(Options):
     slots: int = Field(default=1, ge=1, le=256, description="relaxations at once")
     threads: int = Field(default=1, ge=1, description="that torch may use in each slot")
     process: bool | None = Field(default=None, description="each slot in its own process; default: for chgnet, not emt")
-    longest_s: float = Field(default=600.0, ge=2.0, description="a relaxation that takes longer hangs")
+    longest_s: float = Field(default=600.0, ge=2.0, description="an order that takes longer hangs")
+    duration: float = Field(default=5.0, ge=0.01, le=1000, description="of a path, in ps, where the order names none")
+    friction: float = Field(default=0.01, gt=0, le=1, description="of the thermostat, in 1/fs")
+    settle: float = Field(default=0.25, ge=0, le=10, description="share of the path that is run first, uncounted")
+    atoms: int = Field(default=32, ge=1, le=10_000, description="for dynamics the cell is repeated to at least so many")
 
 
 class InteratomicPotential(BlockingInstrument):
@@ -57,19 +66,24 @@ class InteratomicPotential(BlockingInstrument):
         self._linked = False
 
     def description(self) -> Description:
-        """Declare `relax` and `single_point`."""
+        """Declare `relax`, `single_point` and `molecular_dynamics`."""
         version = potentials.VERSIONS[self.options.name]
         return Description(
             capabilities=tuple(
                 Capability(
                     name=name,
                     outputs=outputs,
+                    parameters=parameters,
                     takes_structure=True,
-                    typical_s=typical_s,
+                    typical_s=min(typical_s, self.options.longest_s),
                     longest_s=self.options.longest_s,
                     fidelity=f"potential:{version}",
                 )
-                for name, outputs, typical_s in (("relax", (*NUMBERS, RELAXED), 2.0), ("single_point", NUMBERS, 0.2))
+                for name, outputs, parameters, typical_s in (
+                    ("relax", (*NUMBERS, RELAXED), (), 2.0),
+                    ("single_point", NUMBERS, (), 0.2),
+                    ("molecular_dynamics", (*MEANS, LAST), self._path_parameters(), 60.0),
+                )
             ),
             recovery=Recovery.IDEMPOTENT,
             slots=self.options.slots,
@@ -100,19 +114,55 @@ class InteratomicPotential(BlockingInstrument):
             message = "the order has no structure"
             raise BadData(message)
         potentials.refuse_unknown_elements(o.name, crystal)
+        if job.order.capability == "molecular_dynamics":
+            return self._path(job, crystal)
         settings = Settings(o.fmax, o.max_steps if job.order.capability == "relax" else 0, o.cell)
 
         def on_step(step: int) -> None:
             job.progress(min(0.99, step / o.max_steps), f"step {step}")
 
+        with self._slot(job) as slot:
+            return result(job.order, slot.relax(crystal, settings, on_step, job.abort_requested))
+
+    def _path(self, job: Job, crystal: Crystal) -> Result:
+        o, numbers = self.options, job.numbers
+        steps = max(1, round(1000 * numbers["duration"] / numbers["timestep"]))
+        what = Dynamics(
+            temperature=numbers["temperature"],
+            steps=steps,
+            timestep=numbers["timestep"],
+            seed=int.from_bytes(hashlib.sha256(job.order.key.encode()).digest()[:8], "big"),
+            friction=o.friction,
+            settle=o.settle,
+            atoms=o.atoms,
+            every=max(1, min(10, steps // 20)),
+        )
+        whole = steps * (1 + o.settle)
+
+        def on_step(step: int) -> None:
+            job.progress(min(0.99, step / whole), f"{step} of {whole:.0f} steps")
+
+        with self._slot(job) as slot:
+            found = slot.path(crystal, what, on_step, job.abort_requested)
+        return path_result(job.order, found, applied(self.description().capability("molecular_dynamics"), numbers))
+
+    def _path_parameters(self) -> tuple[Parameter, ...]:
+        return (
+            Parameter("temperature", "kelvin", 1.0, 5000.0, default=300.0),
+            Parameter("duration", "ps", 0.01, 1000.0, default=self.options.duration),
+            Parameter("timestep", "fs", 0.1, 5.0, default=1.0),
+        )
+
+    @contextmanager
+    def _slot(self, job: Job) -> Iterator[Here | Elsewhere]:
         slot = self._take()
         try:
-            found = slot.relax(crystal, settings, on_step, job.abort_requested)
+            yield slot
         except Stopped as error:
-            message = "the relaxation was stopped on request"
+            message = f"{job.order.capability} was stopped on request"
             raise Aborted(message) from error
         except ValueError as error:
-            message = f"{o.name} cannot describe {job.order.label or 'the structure'}: {error}"
+            message = f"{self.options.name} cannot describe {job.order.label or 'the structure'}: {error}"
             raise BadData(message) from error
         except Fault:
             slot.close()
@@ -120,7 +170,6 @@ class InteratomicPotential(BlockingInstrument):
             raise
         finally:
             self._give(slot)
-        return result(job.order, found)
 
     def _load(self) -> Here | Elsewhere:
         apart = self.options.name == "chgnet" if self.options.process is None else self.options.process

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from instruments import potentials
-from instruments.potentials import PotentialName
+from instruments import molecular_dynamics, potentials
+from instruments.molecular_dynamics import Dynamics, Path
+from instruments.potentials import Potential, PotentialName
 from instruments.relaxation import Relaxed, Settings, relax
 from orchestrator.domain import Crystal
 from orchestrator.errors import Fault
@@ -73,6 +74,27 @@ class Here:
 
         return relax(self._potential, crystal, settings, each)
 
+    def path(self, crystal: Crystal, what: Dynamics, on_step: Callable[[int], None], stop: Callable[[], bool]) -> Path:
+        """Run molecular dynamics.
+
+        Args:
+            crystal: where to start.
+            what: to run.
+            on_step: called with the number of steps done.
+            stop: asked at each sample.
+
+        Raises:
+            Stopped: `stop` said so.
+            ValueError: the path blows up, or the potential cannot describe what it comes to.
+        """
+
+        def each(step: int) -> None:
+            if stop():
+                raise Stopped
+            on_step(step)
+
+        return molecular_dynamics.run(self._potential, crystal, what, each)
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -113,21 +135,13 @@ class Elsewhere:
         self, crystal: Crystal, settings: Settings, on_step: Callable[[int], None], stop: Callable[[], bool]
     ) -> Relaxed:
         """Relax a structure in the worker; see `Here.relax`."""
-        self.identity()
-        self._send({"crystal": crystal.to_json(), "settings": vars(settings)})
-        while True:
-            answer = self._receive(stop)
-            if "step" in answer:
-                self._send({"go": not stop()})
-                on_step(answer["step"])
-            elif "relaxed" in answer:
-                return Relaxed.from_json(answer["relaxed"])
-            elif "stopped" in answer:
-                raise Stopped
-            elif "impossible" in answer:
-                raise ValueError(answer["impossible"])
-            else:
-                raise Fault(str(answer["failed"]))
+        answer = self._ask({"crystal": crystal.to_json(), "settings": vars(settings)}, on_step, stop)
+        return Relaxed.from_json(answer["found"])
+
+    def path(self, crystal: Crystal, what: Dynamics, on_step: Callable[[int], None], stop: Callable[[], bool]) -> Path:
+        """Run molecular dynamics in the worker; see `Here.path`."""
+        answer = self._ask({"crystal": crystal.to_json(), "dynamics": vars(what)}, on_step, stop)
+        return Path.from_json(answer["found"])
 
     def close(self) -> None:
         """End the worker."""
@@ -138,6 +152,25 @@ class Elsewhere:
             self._process.kill()
             self._process.wait()
         self._errors.close()
+
+    def _ask(
+        self, question: dict[str, Any], on_step: Callable[[int], None], stop: Callable[[], bool]
+    ) -> dict[str, Any]:
+        self.identity()
+        self._send(question)
+        while True:
+            answer = self._receive(stop)
+            if "step" in answer:
+                self._send({"go": not stop()})
+                on_step(answer["step"])
+            elif "found" in answer:
+                return answer
+            elif "stopped" in answer:
+                raise Stopped
+            elif "impossible" in answer:
+                raise ValueError(answer["impossible"])
+            else:
+                raise Fault(str(answer["failed"]))
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -189,7 +222,7 @@ def serve(link: Connection, name: PotentialName, threads: int) -> None:
     while True:
         order = json.loads(link.recv_bytes())
         try:
-            found = relax(potential, Crystal.from_json(order["crystal"]), Settings(**order["settings"]), each)
+            found = _found(potential, order, each)
         except Stopped:
             send({"stopped": True})
         except ValueError as error:
@@ -199,7 +232,14 @@ def serve(link: Connection, name: PotentialName, threads: int) -> None:
         except Exception as error:  # noqa: BLE001  it is told to the other side, which raises it as a fault
             send({"failed": f"{type(error).__name__}: {error}"})
         else:
-            send({"relaxed": found.to_json()})
+            send({"found": found.to_json()})
+
+
+def _found(potential: Potential, order: dict[str, Any], each: Callable[[int], None]) -> Relaxed | Path:
+    crystal = Crystal.from_json(order["crystal"])
+    if "dynamics" in order:
+        return molecular_dynamics.run(potential, crystal, Dynamics(**order["dynamics"]), each)
+    return relax(potential, crystal, Settings(**order["settings"]), each)
 
 
 if __name__ == "__main__":

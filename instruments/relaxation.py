@@ -91,7 +91,7 @@ def relax(potential: Potential, crystal: Crystal, settings: Settings, on_step: C
     from ase.optimize import BFGS  # noqa: PLC0415  the same
 
     atoms = Atoms(symbols=list(crystal.species), scaled_positions=crystal.frac_coords, cell=crystal.lattice, pbc=True)
-    calculator = _Calculator(potential)
+    calculator = AseFace(potential)
     atoms.calc = calculator
     start = float(atoms.get_volume())
     # Atoms on top of each other divide by zero; `_point` says so in words.
@@ -110,34 +110,44 @@ def relax(potential: Potential, crystal: Crystal, settings: Settings, on_step: C
     return _relaxed(atoms, calculator, path, converged=converged)
 
 
-class _Calculator:
-    """The methods that ASE's optimisers ask of a calculator, around a potential; remembers the last answer."""
+class AseFace:
+    """The methods that ASE's optimisers and integrators ask of a calculator, around a potential.
+
+    It remembers the last answer.
+
+    Args:
+        potential: gives energy, forces and stress.
+    """
 
     def __init__(self, potential: Potential) -> None:
         self._potential = potential
         self._last: tuple[bytes, tuple[float, Array, Array]] | None = None
 
     def answer(self, atoms: Any) -> tuple[float, Array, Array]:
+        """Return energy (eV), forces (eV/angstrom) and stress (eV/angstrom**3)."""
         where = atoms.positions.tobytes() + atoms.cell.array.tobytes()
         if self._last is None or self._last[0] != where:
             self._last = (where, self._potential.evaluate(atoms))
         return self._last[1]
 
     def get_potential_energy(self, atoms: Any, force_consistent: bool = False) -> float:
+        """Return the energy in eV."""
         del force_consistent  # there is only one energy
         return self.answer(atoms)[0]
 
     def get_forces(self, atoms: Any) -> Array:
+        """Return the forces in eV/angstrom."""
         return self.answer(atoms)[1]
 
     def get_stress(self, atoms: Any) -> Array:
+        """Return the stress as six numbers in eV/angstrom**3."""
         from ase.stress import full_3x3_to_voigt_6_stress  # noqa: PLC0415  ASE loads with the first order
 
         stress: Array = full_3x3_to_voigt_6_stress(self.answer(atoms)[2])
         return stress
 
 
-def _point(atoms: Any, calculator: _Calculator, start: float) -> dict[str, float]:
+def _point(atoms: Any, calculator: AseFace, start: float) -> dict[str, float]:
     energy, forces, _ = calculator.answer(atoms)
     volume = float(atoms.get_volume())
     force = float((forces**2).sum(axis=1).max() ** 0.5)
@@ -150,7 +160,7 @@ def _point(atoms: Any, calculator: _Calculator, start: float) -> dict[str, float
     return {"energy_eV": energy, "max_force_eV_per_angstrom": force, "volume_angstrom3": volume}
 
 
-def _relaxed(atoms: Any, calculator: _Calculator, path: list[dict[str, float]], *, converged: bool) -> Relaxed:
+def _relaxed(atoms: Any, calculator: AseFace, path: list[dict[str, float]], *, converged: bool) -> Relaxed:
     from ase.io import write  # noqa: PLC0415  ASE loads with the first order
     from ase.units import GPa  # noqa: PLC0415  the same
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from instruments.molecular_dynamics import Path
 from instruments.relaxation import Relaxed
 from orchestrator.domain import Attachment, Order, Output, Quality, Quantity, Reading, Result
 
@@ -16,6 +17,14 @@ NUMBERS = (
     Output("volume", "angstrom**3/atom", 1.0, 1000.0),
 )
 RELAXED = Output("relaxed", kind="structure")
+MEANS = (
+    Output("energy", "eV/atom", -50.0, 50.0),
+    Output("mean_temperature", "kelvin", 0.0, 1e6),
+    Output("pressure", "GPa", -10000.0, 10000.0),
+    Output("mean_square_displacement", "angstrom**2", 0.0, 1e8),
+)
+"""Of a path of molecular dynamics; the energy is the potential one."""
+LAST = Output("last", kind="structure")
 
 
 def result(
@@ -52,4 +61,28 @@ def result(
         applied=applied or {},
         attachments=tuple(attachments),
         notes=notes if found.converged else f"not converged within {steps} steps",
+    )
+
+
+def path_result(order: Order, found: Path, applied: Mapping[str, Quantity]) -> Result:
+    """Turn a path of molecular dynamics into a result; where it is too short for an error, its means are uncertain.
+
+    Args:
+        order: what was asked.
+        found: what came out.
+        applied: set-points.
+
+    Returns:
+        Means with their errors, the last structure, and every sample as attachment.
+    """
+    means = {**found.means, "mean_temperature": found.means["temperature"]}
+    quality = Quality.UNCERTAIN if means["energy"][1] is None else Quality.GOOD
+    summary = {"atoms": found.atoms, "blocks": found.blocks, "means": found.means, "samples": found.samples}
+    return Result(
+        key=order.key,
+        readings=tuple(Reading(o.name, means[o.name][0], o.unit, means[o.name][1], quality=quality) for o in MEANS),
+        structures={"last": found.crystal},
+        applied=applied,
+        attachments=(Attachment("path.json", "application/json", json.dumps(summary).encode()),),
+        notes=f"{found.atoms} atoms, {len(found.samples)} samples",
     )
