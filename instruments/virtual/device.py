@@ -155,7 +155,7 @@ class Device:
         """
         with self._lock:
             if self.busy:
-                message = f"{self.name} is at work for {self.shown_key()!r}"
+                message = f"{self.name} is at work for {self.last_key()!r}"
                 raise RefusedError(message, "busy")
             self.state["orders"] += 1
             fault = self._fault()
@@ -183,11 +183,13 @@ class Device:
         """Stop what runs; harmless when idle."""
         self._stop.set()
 
+    def last_key(self) -> str:
+        """Return the key of the order that was begun last; empty where there is none."""
+        return self.job.key if self.job is not None else ""
+
     def shown_key(self) -> str:
-        """Return the key of the order whose readings are shown, or that runs."""
-        if self.job is None:
-            return ""
-        return self.job.key if self.job.state == "busy" else self.job.shown_key
+        """Return the key of the order whose readings are shown."""
+        return self.job.shown_key if self.job is not None else ""
 
     def reading(self, name: str) -> float:
         """Return what the device shows for an output; NaN where there is nothing to show."""
@@ -239,7 +241,11 @@ class Device:
 
     def _fault(self) -> FaultKind | None:
         rng = self._rng("fault", self.state["orders"])
-        return self.kinds[int(rng.integers(len(self.kinds)))] if rng.random() < self.faults else None
+        if rng.random() >= self.faults:
+            return None
+        kind = self.kinds[int(rng.integers(len(self.kinds)))]
+        earlier = self.job is not None and bool(self.job.readings)
+        return kind if kind != "stale" or earlier else None  # without an earlier number there is none to show
 
     def _rng(self, purpose: str, number: int) -> np.random.Generator:
         return np.random.default_rng(

@@ -1,7 +1,8 @@
 """A virtual device as an OPC UA server, by asyncua (LGPL, an extra).
 
 One object with a variable for each set-point and output (with EngineeringUnits and EURange), a method that starts the
-work with the set-points and the order's key, and ``Stop``. ``State``, ``ShownOrder`` and ``Message`` say how it is.
+work with the set-points and the order's key, and ``Stop``. ``State``, ``LastOrder``, ``ReadingsOf`` and ``Message`` say
+how it is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from typing import Any
 
 from instruments.virtual.device import Device, Job, RefusedError
-from instruments.virtual.sila_server import KEY, SHOWN, STATE, STOP, camel
+from instruments.virtual.sila_server import KEY, LAST, SHOWN, STATE, STOP, camel
 from instruments.virtual.timing import waits
 from orchestrator.domain import Output, Parameter
 from orchestrator.errors import PluginError
@@ -100,7 +101,7 @@ class Front:
             self.setpoints[parameter.name] = await _variable(unit, space, parameter, start)
         for output in capability.outputs:
             self.outputs[output.name] = await _variable(unit, space, output, math.nan)
-        for name, value in {STATE: "Idle", SHOWN: "", "Message": ""}.items():
+        for name, value in {STATE: "Idle", LAST: "", SHOWN: "", "Message": ""}.items():
             self.words[name] = await unit.add_variable(space, name, value)
 
         @uamethod
@@ -148,6 +149,7 @@ class Front:
             for name, node in self.outputs.items():  # numbers of an earlier order keep their time stamps
                 await node.write_value(float(device.reading(name)))
         self._shown = job if state != "Busy" else self._shown
+        await self.words[LAST].write_value(device.last_key())
         await self.words[SHOWN].write_value(device.shown_key())
         await self.words["Message"].write_value("" if job is None else job.message)
         await self.words[STATE].write_value("DoorOpen" if device.door_open and state == "Idle" else state)
@@ -195,7 +197,8 @@ def options(device: Device, port: int, scan: str) -> dict[str, Any]:
         "scan": scan,
         "commands": [capability.name],
         "key_parameter": "order_key",
-        "key_value": "shown_order",
+        "key_value": "last_order",
+        "key_answer": "readings_of",
         "abort_command": "stop",
         "parameters": {
             p.name: {"resolution": p.resolution, **({} if p.default is None else {"default": p.default})}

@@ -1,7 +1,8 @@
 """A virtual device as a SCPI instrument on a TCP socket, and the device file by which `use: scpi` drives it.
 
-Set-points are ``SOUR:NAME``, the start is ``INIT "key"``, ``JOB?`` says which order the readings belong to, bit 4 of
-``STAT:OPER:COND?`` is set during the work, readings are ``FETC:NAME?`` (9.91E37 where there is none).
+Set-points are ``SOUR:NAME``, the start is ``INIT "key"``, bit 4 of ``STAT:OPER:COND?`` is set during the work, readings
+are ``FETC:NAME?`` (9.91E37 where there is none). ``JOB?`` says which order was begun last, and ``FETC:JOB?`` which one
+the readings belong to.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class ScpiFront:
             "*OPC?": lambda: "1",
             "SYST:ERR?": lambda: self.errors.popleft() if self.errors else '0,"No error"',
             "STAT:OPER:COND?": lambda: str(MEASURING if device.busy else 0),
-            "JOB?": lambda: f'"{device.shown_key()}"',
+            "JOB?": lambda: f'"{device.last_key()}"',
+            "FETC:JOB?": lambda: f'"{device.shown_key()}"',
             "SYST:DOOR?": lambda: str(int(device.door_open)),
         }
         if head in plain:
@@ -154,12 +156,13 @@ def device_file(device: Device) -> dict[str, Any]:
         for p in capability.parameters
     }
     outputs = {
-        o.name: {"unit": o.unit, "low": o.low, "high": o.high, "query": f"FETC:{o.name.upper()}?", "twice": True}
+        o.name: {"unit": o.unit, "low": o.low, "high": o.high, "query": f"FETC:{o.name.upper()}?"}
         for o in capability.outputs
     }
     return {
         "name": device.name,
         "identity": {"expect": f"Matloop,{device.model}"},
+        "twice": True,  # a bit that flips on the wire is seen by nothing else
         "parameters": parameters,
         "outputs": outputs,
         "capabilities": {
@@ -175,4 +178,5 @@ def device_file(device: Device) -> dict[str, Any]:
         "errors": {"rejected": [-221, -222], "busy": [-213], "interlocked": [ERRORS["interlocked"]]},
         "ready": {"query": "STAT:OPER:COND?", "bits_clear": MEASURING},
         "job": "JOB?",
+        "shown": "FETC:JOB?",
     }

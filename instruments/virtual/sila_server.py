@@ -1,7 +1,7 @@
 """A virtual device as a SiLA 2 server, by the `sila2` package (MIT); clients of other makers talk to it.
 
 One feature with one observable command: its parameters are the set-points and the order's key, its responses what the
-device shows. Properties say what was applied, what the device does, and which order its readings belong to.
+device shows and which order its readings belong to. Properties say what was applied, and which order was begun last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orchestrator.domain import Output, Parameter
 from orchestrator.errors import PluginError
 
 INSTALL = "a virtual SiLA 2 device needs the package sila2; type: pip install sila2"
-KEY, SHOWN, STATE, STOP = "OrderKey", "ShownOrder", "State", "Stop"
+KEY, LAST, SHOWN, STATE, STOP = "OrderKey", "LastOrder", "ReadingsOf", "State", "Stop"
 ERRORS = {"busy": "AtWork", "interlocked": "DoorOpen", "rejected": "NotAccepted", "failed": "BrokenDown"}
 UNITS: dict[str, tuple[str, float, float, dict[str, int]]] = {
     "degC": ("°C", 1.0, 273.15, {"Kelvin": 1}),
@@ -44,6 +44,7 @@ def feature_xml(device: Device) -> str:
     body = "".join(_element("Parameter", camel(p.name), _number(p)) for p in capability.parameters)
     body += _element("Parameter", KEY, _basic("String"))
     body += "".join(_element("Response", camel(o.name), _number(o, bounded=False)) for o in capability.outputs)
+    body += _element("Response", SHOWN, _basic("String"))
     xml = (
         '<Feature SiLA2Version="1.0" FeatureVersion="1.0" Originator="org.matloop" Category="virtual"'
         f' xmlns="http://www.sila-standard.org">{_named(camel(device.name))}'
@@ -52,7 +53,7 @@ def feature_xml(device: Device) -> str:
         f"<Command>{_named(STOP)}<Observable>No</Observable></Command>"
     )
     values = {camel(p.name): _number(p) for p in capability.parameters}
-    for name, kind in {**values, SHOWN: _basic("String"), STATE: _basic("String")}.items():
+    for name, kind in {**values, LAST: _basic("String"), STATE: _basic("String")}.items():
         xml += f"<Property>{_named(name)}<Observable>No</Observable>{kind}</Property>"
     for error in ERRORS.values():
         xml += f"<DefinedExecutionError>{_named(error)}</DefinedExecutionError>"
@@ -105,7 +106,8 @@ def options(device: Device, port: int, scan: str) -> dict[str, Any]:
         "feature": camel(device.name),
         "commands": [capability.name],
         "key_parameter": "order_key",
-        "key_value": "shown_order",
+        "key_value": "last_order",
+        "key_answer": "readings_of",
         "abort_command": "stop",
         "parameters": {
             p.name: {"resolution": p.resolution, **({} if p.default is None else {"default": p.default})}
@@ -151,7 +153,7 @@ def _implementation(server: Any, feature: Any, device: Device) -> Any:
         if job.state != "done":
             raise failure(job.message, "failed")
         shown = [job.readings[output.name] for output in capability.outputs]
-        return tuple(shown) if len(shown) > 1 else shown[0]
+        return (*shown, job.shown_key)
 
     def stop(_: Any, *, metadata: Any) -> None:
         del metadata
@@ -164,7 +166,7 @@ def _implementation(server: Any, feature: Any, device: Device) -> Any:
     members: dict[str, Any] = {
         camel(capability.name): work,
         STOP: stop,
-        f"get_{SHOWN}": told(device.shown_key),
+        f"get_{LAST}": told(device.last_key),
         f"get_{STATE}": told(lambda: "DoorOpen" if device.door_open else state[device.busy]),
     }
     for parameter in capability.parameters:
