@@ -33,7 +33,7 @@ async def test_a_few_cells(name: str, tmp_path: Path) -> None:
 
 
 def test_sums() -> None:
-    """Wrong values count where they can be told, flips apart where nothing carries a checksum; the script counts not."""
+    """Wrong values count where they can be told, flips apart where nothing carries a checksum."""
     right = {"faulted": "right", "next": "right", "back": True, "back_s": 0.0}
     wrong = {**right, "faulted": "WRONG"}
     lines = [

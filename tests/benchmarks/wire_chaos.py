@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from instruments.simulated.wire import FAULTS
+from tests import wire_adapters
 from tests.benchmarks.units import HERE, Unit, protocol, row, run_missing, say, split_arguments, summarise
-from tests.wire_adapters import ADAPTERS
 from tests.wire_chaos import Bench
+from tests.wire_epics import EPICS
 
 ROOT = HERE.parents[1]
+ADAPTERS = {**wire_adapters.ADAPTERS, EPICS.name: EPICS}
 SEEDS = 10
 SCRIPT = "script"
 FILES = ["instruments/simulated/wire.py", "tests/wire_chaos.py", "tests/wire_adapters.py", "tests/wire_script.py"]
@@ -103,14 +105,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     split_arguments(parser)
     parser.add_argument("--data", default=None, help="where public data lie; this benchmark needs none")
+    parser.add_argument("--adapter", choices=sorted(ADAPTERS), default=None, help="measure this one only")
     chosen = parser.parse_args()
     units = [Unit(f"{name}/seed {seed}", {"adapter": name, "seed": seed}) for seed in range(SEEDS) for name in ADAPTERS]
     lines = run_missing(
         "wire_chaos",
-        units,
+        [unit for unit in units if chosen.adapter in {None, unit.parameters["adapter"]}],
         measure,
         protocol=protocol([ROOT / file for file in FILES]),
-        packages=("pyvisa-py", "pymeasure", "pymodbus", "unitelabs-sila", "asyncua"),
+        packages=("pyvisa-py", "pymeasure", "pymodbus", "unitelabs-sila", "asyncua", "aioca"),
         most=chosen.units,
         part=chosen.part,
         lines=chosen.lines,
