@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,3 +205,13 @@ async def test_the_example_lab_is_read() -> None:
     described = await driver.describe()
     assert [p.name for p in described.capability("fire").parameters] == ["temperature", "time", "gas"]
     assert not described.simulated
+
+
+async def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is built and described without pymodbus; opening says what to type."""
+    monkeypatch.setitem(sys.modules, "pymodbus.client", None)
+    driver = built("127.0.0.1:9")
+    assert (await driver.describe()).capability("fire").outputs[0].unit == "percent"
+    with pytest.raises(NotConnected, match=re.escape("pip install 'matloop[modbus]'")):
+        await driver.open()
+    await driver.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,3 +132,11 @@ def test_wrong_options_are_refused_offline(change: dict[str, Any], says: str) ->
     """Typing errors are found before any device is touched; no class outside PyMeasure is loaded."""
     with pytest.raises(PluginError, match=says):
         plugins.build("instruments", "pymeasure", {**content(), **change})
+
+
+def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class cannot be loaded, and the error says what to type."""
+    for name in [*(m for m in sys.modules if m.startswith("pymeasure.")), "pymeasure"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(PluginError, match=re.escape("pip install 'matloop[pymeasure]'")):
+        plugins.build("instruments", "pymeasure", content())

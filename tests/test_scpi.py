@@ -367,3 +367,13 @@ async def test_a_lost_answer_to_the_start_is_asked_for_by_its_key() -> None:
         assert len(wire.injected) == 2
     practice.close()
     assert practice.simulator.starts == ["k1", "k2"]
+
+
+async def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is built and described without pyvisa; opening says what to type."""
+    monkeypatch.setitem(sys.modules, "pyvisa", None)
+    driver = built("TCPIP::127.0.0.1::9::SOCKET")
+    assert (await driver.describe()).capability("anneal").outputs[0].unit == "kohm"
+    with pytest.raises(NotConnected, match=re.escape("pip install 'matloop[scpi]'")):
+        await driver.open()
+    await driver.close()
