@@ -23,6 +23,7 @@ from prefect.states import Completed, Failed
 from flows import tasks
 from flows.artifacts import Page
 from flows.beginning import begin_or_resume, loaded_with, refuse_by_hand
+from flows.notify import told
 from flows.places import data_folder
 from flows.session import STORE_VARIABLE, actor, opened
 from orchestrator import loop
@@ -252,7 +253,7 @@ async def _run(campaign: Campaign, inner: loop.Hooks) -> State[str]:
     hooks = Shown(campaign, Page(campaign.name, UUID(found) if found else None), inner)
     watch = asyncio.create_task(hooks.watch())
     try:
-        reason = await loop.run(campaign, hooks=hooks, who=f"{actor()}, flow run {found}")
+        reason = await told(campaign, loop.run(campaign, hooks=hooks, who=f"{actor()}, flow run {found}"))
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)

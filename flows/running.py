@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from flows.beginning import refuse_by_hand
 from flows.cli import INTERRUPTED
+from flows.notify import told
 from flows.overview import Overview
 from flows.screen import Screen
 from flows.session import STORE_VARIABLE, actor
@@ -72,7 +74,8 @@ def carry_on(campaign: Campaign, *, where: str | None, plain: bool) -> None:
     interrupts = Interrupts(campaign, console)
     with Screen(campaign.store, name, console) as screen:
         if server is None:
-            work: Callable[[], Coroutine[Any, Any, str]] = lambda: loop.run(campaign, hooks=screen, who=actor())  # noqa: E731
+            run = partial(loop.run, campaign, hooks=screen, who=actor())
+            work: Callable[[], Coroutine[Any, Any, str]] = lambda: told(campaign, run())  # noqa: E731
         else:
             from flows.campaign import lent  # noqa: PLC0415  Prefect takes two seconds to import
 

@@ -183,7 +183,7 @@ def test_words_are_told_apart(words: list[str], typed: Typed) -> None:
 
 
 def test_what_cannot_be_understood_is_refused() -> None:
-    """A word that is nothing is refused with the answers that exist, a question that is not asked with those that are."""
+    """A word that is nothing is refused with the answers that exist, an unknown question with those that are open."""
     with pytest.raises(StoreError, match="approve"):
         read(["small", "a7", "perhaps"], ["small"])
     assert resolve_verb("Done by hand") == "done_by_hand"
