@@ -14,7 +14,7 @@ from typing import Literal, NoReturn
 
 from pydantic import BaseModel, Field
 
-from instruments.scans import Command, Described, Scan
+from instruments.scans import STOPPING, Command, Described, Scan
 from instruments.settings import Unit
 from orchestrator.domain import Capability, Description, Output, Parameter, Recovery
 from orchestrator.errors import ConfigError
@@ -142,7 +142,7 @@ def description(made: Iterable[Offer], options: OfferOptions, recovery: Recovery
 def _chosen(scan: Scan, options: OfferOptions) -> list[Command]:
     if options.commands:
         return [command for name in options.commands if name != READ and (command := scan.command(name))]
-    working = [command for command in scan.commands if command.name != options.abort_command]
+    working = [c for c in scan.commands if c.name != options.abort_command and c.name not in STOPPING]
     return [command for command in working if command.parameters or any(a.numeric for a in command.answers)]
 
 

@@ -18,6 +18,8 @@ from orchestrator.domain.canonical import canonical_json, sha256
 from orchestrator.errors import ConfigError, Effect, Fault
 
 FORMAT = "matloop-scan/1"
+STOPPING = ("stop", "abort", "cancel", "cancel_all", "halt", "emergency_stop", "reset", "clear")
+"""Names of commands that are no work, in the devices' own words; 'abort_command' may name one."""
 SHOWN = 6
 """How many changes an error names; a device with a new firmware may have changed in a hundred places."""
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from instruments.opcua.units import from_opcua
-from instruments.scans import Command, Described, Scan, snake, unique
+from instruments.scans import STOPPING, Command, Described, Scan, snake, unique
 from orchestrator.errors import Effect, NotConnected, UnitError
 
 if TYPE_CHECKING:
@@ -120,9 +120,11 @@ def scan_of(unit: Unit, *, address: str, device: Mapping[str, str], unit_path: s
     commands = []
     for path in sorted(unit.arguments):
         takes, gives = unit.arguments[path]
-        parameters = unique([_argument(one, "argument", by_name) for one in takes]) if takes else settable
+        name = snake(path.rsplit("/", maxsplit=1)[-1])
+        written = () if name in STOPPING else settable  # a method without arguments works on what was written before
+        parameters = unique([_argument(one, "argument", by_name) for one in takes]) if takes else written
         answers = unique([_argument(one, "response", {}) for one in gives])
-        commands.append(Command(snake(path.rsplit("/", maxsplit=1)[-1]), path, "method", parameters, answers))
+        commands.append(Command(name, path, "method", parameters, answers))
     return Scan(
         protocol="opcua",
         address=address,
