@@ -22,6 +22,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -219,12 +220,14 @@ class JobFolder:
         except OSError as error:
             message = f"{path} cannot be read: {error}; a plain file was expected"
             raise Fault(message) from error
-        with os.fdopen(file, "rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            if size > LARGEST:
-                message = f"{path} has {size} bytes; at most {LARGEST} are read"
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+                message = f"{path} has {found.st_size} bytes; a plain file of at most {LARGEST} was expected"
                 raise Fault(message)
-            return opened.read()
+            return b"".join(iter(lambda: os.read(file, 2**20), b""))
+        finally:
+            os.close(file)
 
     def _alive(self) -> bool:
         if self.host() != os.uname().nodename:

@@ -45,6 +45,7 @@ def ended(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 async def test_contract(tmp_path: Path) -> None:
     """It keeps the instrument contract, up to orders that work."""
     findings = await conformance.check(calculator(tmp_path), level=2, order=order("c", "single_point"))

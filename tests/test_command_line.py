@@ -349,6 +349,14 @@ async def test_a_key_is_never_a_path(tmp_path: Path, key: str) -> None:
     assert names(tmp_path) == ["jobs"]
 
 
+async def test_what_is_no_plain_file_is_not_read(tmp_path: Path) -> None:
+    """Neither a folder nor a pipe, which would hold the reader for ever."""
+    for number, text in enumerate(("import os; os.mkdir('out')", "import os; os.mkfifo('out')")):
+        driver = script(tmp_path, f"{text}; print('energy = 1')", attach=["out"])
+        with pytest.raises(Fault, match="plain file"):
+            await driver.run(order(f"k{number}", settings={}, choices={}), QuietEvents())
+
+
 async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     """A program cannot have a file attached that lies elsewhere."""
     secret = tmp_path / "secret"

@@ -167,8 +167,8 @@ def _descriptor(
     for name, value in settings.items():
         kind = "string" if isinstance(value, str) else "number"
         keys[f"applied_{_key(name)}"] = {"source": f"{source}/applied", "dtype": kind, "shape": [], "object_name": who}
-    asked: Mapping[str, Any] = (attempt.order.get("settings") or {}) if attempt else {}
-    chosen: Mapping[str, Any] = (attempt.order.get("choices") or {}) if attempt else {}
+    asked: Any = (attempt.order.get("settings") or {}) if attempt else {}
+    chosen: Any = (attempt.order.get("choices") or {}) if attempt else {}
     stamp = (attempt.created_at if attempt else min(one.measured_at for one in event.values())) / 1e6
     configuration = {
         "data": {_key(n): q[0] for n, q in asked.items()} | {_key(n): c for n, c in chosen.items()},
