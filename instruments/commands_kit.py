@@ -110,7 +110,7 @@ def chaos(
         proxy = Chaos(
             host,
             int(port),
-            faults=chosen,  # type: ignore[arg-type]  Chaos refuses a wrong name, and says which there are
+            faults=chosen,  # type: ignore[arg-type]  # Chaos refuses a wrong name, and says which there are
             rate=rate,
             seed=seed,
             delay_s=delay,

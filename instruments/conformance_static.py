@@ -166,7 +166,7 @@ def _capabilities(description: Description, findings: Findings) -> None:
 
 
 def _names(capability: Capability) -> Iterable[str]:
-    parts = (capability, *capability.parameters, *capability.outputs)
+    parts: tuple[Capability | Parameter | Output, ...] = (capability, *capability.parameters, *capability.outputs)
     for name in (part.name for part in parts):
         if not name.isidentifier():
             yield f"{name!r} is no name; use letters, digits and '_'"

@@ -74,7 +74,7 @@ def rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     made = []
     told = untold = 0
     ours = [line for line in lines if line["parameters"]["adapter"] != SCRIPT]
-    for name in ADAPTERS:
+    for name, adapter in ADAPTERS.items():
         cells = [
             (fault, cell)
             for line in lines
@@ -84,7 +84,7 @@ def rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         wrong = [fault for fault, cell in cells if "WRONG" in {cell["faulted"], cell["next"]}]
         made.append(row("a retrying script" if name == SCRIPT else name, "wrong_values", "orders", [len(wrong)]))
         if name != SCRIPT:
-            flips = sum(fault == "flip" for fault in wrong) if ADAPTERS[name].no_checksum else 0
+            flips = sum(fault == "flip" for fault in wrong) if adapter.no_checksum else 0
             untold, told = untold + flips, told + len(wrong) - flips
     cells = [cell for line in ours for cell in line["result"].values()]
     met = [cell for cell in cells if cell["faulted"] != "missed"]
