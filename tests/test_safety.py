@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.config.lab import LabConfig
 from orchestrator.domain import Attachment, Capability, Description, Health, Identity, Order, Output, Reading, Result
-from orchestrator.errors import Aborted, BadData, Busy, Effect, Fault, NotConnected, Unanswered
+from orchestrator.errors import Aborted, BadData, Busy, ConfigError, Effect, Fault, NotConnected, Unanswered
 from orchestrator.execution import raw
 from orchestrator.execution.answers import answer, questions
 from orchestrator.execution.clock import VirtualClock, run_virtual
@@ -506,6 +506,12 @@ def test_heartbeats_come_three_times_a_lease_while_the_executor_lives(store: Cam
     carry(store, here, {"kiln": kiln}, [1])
     assert 11 <= len(kiln.beats) <= 13
     assert set(kiln.beats) == {15.0}
+
+
+def test_a_lease_without_a_heartbeat_is_refused(store: CampaignStore) -> None:
+    """A dead-man's switch that nothing holds would be worse than none."""
+    with pytest.raises(ConfigError, match="no heartbeat"):
+        carry(store, lab(kiln={"lease_s": 15}, kinds={"furnace": ["kiln"]}), {"kiln": Kiln()}, [1])
 
 
 @pytest.mark.parametrize("what", ["file", "text"])

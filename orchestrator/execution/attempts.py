@@ -145,7 +145,7 @@ class Attempts:
             slots=work.description.slots,
             cost=work.cost,
             sample=work.context.sample or "",
-            needs=work.config.needs,
+            needs={} if mark else work.config.needs,
         )
 
     async def perform(self, work: Work, attempt: AttemptInfo, tries: int = 1) -> bool:

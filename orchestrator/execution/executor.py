@@ -278,6 +278,7 @@ class Executor:
             work = replace(work, capability=capability_of(member, work.description, reference.capability))
             work = replace(work, cost=work.capability.cost)
             order, mark = self._safety.references.order(reference, work.capability)
+            order, refusal = _checked(order, work)
         reached("claim.before")
         fence = self.store.claim(work.step.id, owner=_owner())
         self._marks[work.step.id] = mark
@@ -431,9 +432,17 @@ class Executor:
         order = Order(key="", capability=work.capability.name, sample=work.context.sample)
         try:
             order = build_order(work.config, work.capability, work.context)
-            return check_order(order, work.capability, work.envelope), None
         except Rejected as error:
             return order, error
+        return _checked(order, work)
+
+
+def _checked(order: Order, work: Work) -> tuple[Order, Rejected | None]:
+    """Check an order; where it must not be sent, the reason goes with it."""
+    try:
+        return check_order(order, work.capability, work.envelope), None
+    except Rejected as error:
+        return order, error
 
 
 def _owner() -> str:

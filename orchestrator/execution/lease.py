@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 
+from orchestrator.errors import ConfigError
 from orchestrator.execution.clock import Clock
 from orchestrator.protocols import Leased
 
@@ -26,10 +27,18 @@ class Lease:
 
         Args:
             instruments: by name: the instrument, and the seconds after which it stops by itself.
+
+        Raises:
+            ConfigError: one has no heartbeat.
         """
-        for instrument, ttl_s in instruments.values():
-            if isinstance(instrument, Leased):
-                self._beating.append(asyncio.create_task(self._beat(instrument, ttl_s)))
+        for name, (instrument, ttl_s) in instruments.items():
+            if not isinstance(instrument, Leased):
+                message = (
+                    f"{name!r} has a lease of {ttl_s:g} s in the lab file, and its driver has no heartbeat: nothing "
+                    "would stop it; remove lease_s, or give the driver 'async def heartbeat(self, ttl_s)'"
+                )
+                raise ConfigError(message)
+            self._beating.append(asyncio.create_task(self._beat(instrument, ttl_s)))
 
     async def end(self) -> None:
         """Send no more; the instruments stop by themselves, as they must when we are gone."""
