@@ -43,7 +43,8 @@ def lab() -> None:
 def scan_(addresses: tuple[str, ...], target: Path | None, names: tuple[str, ...], **given: Any) -> None:
     """Read what devices say of themselves; nothing is started.
 
-    ADDRESS is sila://HOST:PORT, opcua://HOST:PORT or opc.tcp://HOST:PORT. Prints what each device can do, with units
+    ADDRESS is sila://HOST:PORT, opcua://HOST:PORT, opc.tcp://HOST:PORT, or http(s)://HOST:PORT/NAME for an instrument
+    behind 'matloop host'. Prints what each device can do, with units
     and bounds, and the lines for a lab file and a campaign. With --write or --name it keeps the scan as a hashed file:
     drivers describe themselves from it, offline, and refuse a device that changed.
     """
@@ -58,6 +59,9 @@ def scan_(addresses: tuple[str, ...], target: Path | None, names: tuple[str, ...
         name = names[place] if names else (target.stem if target else urlsplit(address).scheme.replace(".", "_"))
         path = target if target is not None else Path("scans") / f"{name}.json"
         try:
+            if urlsplit(address).scheme in ("http", "https"):
+                _scan_host(address, name, path, given, keep=target is not None or bool(names))
+                continue
             scan, options = asyncio.run(_scan(address, given))
         except MatloopError as error:
             click.secho(f"{address}: {error}", fg="red", err=True)
@@ -103,6 +107,16 @@ async def _scan(address: str, given: Mapping[str, Any]) -> tuple[Scan, dict[str,
         f"{address!r} is no address of a device that describes itself; write sila://HOST:PORT or opcua://HOST:PORT"
     )
     raise click.UsageError(message)
+
+
+def _scan_host(url: str, name: str, path: Path, given: Mapping[str, Any], *, keep: bool) -> None:
+    from instruments.host.scan import scan
+
+    for line in scan(url, name, path, ca=given["root"], keep=keep):
+        click.echo(line)
+    click.echo(
+        f"\ndescription {f'written to {path}' if keep else f'not written; keep it with --write {path}'}", err=True
+    )
 
 
 async def _scan_sila(host: str, port: int, given: Mapping[str, Any]) -> tuple[Scan, dict[str, Any]]:
@@ -154,7 +168,8 @@ def _show(scan: Scan, name: str, options: Mapping[str, Any], path: Path, *, writ
 
 
 def _read(file: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))

@@ -35,17 +35,35 @@ INSTALL = "OPC UA needs the library asyncua; install it with: pip install 'matlo
 SESSION_MS = 60_000
 """A server gives the session of a program that died back after this."""
 Policy = Literal["None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"]
-REFUSED = ("BadOutOfRange", "BadInvalidArgument", "BadTypeMismatch", "BadArgumentsMissing", "BadTooManyArguments")
-REFUSED += ("BadNotWritable", "BadUserAccessDenied", "BadNotExecutable", "BadNotFound", "BadMethodInvalid")
-OCCUPIED = ("BadInvalidState", "BadResourceUnavailable", "BadTooManyOperations", "BadRequestNotAllowed")
-SILENT = ("BadTimeout", "BadRequestTimeout")
-GONE = ("BadConnectionClosed", "BadSecureChannelClosed", "BadSessionClosed", "BadSessionIdInvalid", "BadShutdown")
-GONE += (
-    "BadServerHalted",
-    "BadNotConnected",
-    "BadNoCommunication",
-    "BadSecureChannelIdInvalid",
-    "BadCommunicationError",
+REFUSED = frozenset(
+    {
+        "BadOutOfRange",
+        "BadInvalidArgument",
+        "BadTypeMismatch",
+        "BadArgumentsMissing",
+        "BadTooManyArguments",
+        "BadNotWritable",
+        "BadUserAccessDenied",
+        "BadNotExecutable",
+        "BadNotFound",
+        "BadMethodInvalid",
+    }
+)
+OCCUPIED = frozenset({"BadInvalidState", "BadResourceUnavailable", "BadTooManyOperations", "BadRequestNotAllowed"})
+SILENT = frozenset({"BadTimeout", "BadRequestTimeout"})
+GONE = frozenset(
+    {
+        "BadConnectionClosed",
+        "BadSecureChannelClosed",
+        "BadSecureChannelIdInvalid",
+        "BadSessionClosed",
+        "BadSessionIdInvalid",
+        "BadShutdown",
+        "BadServerHalted",
+        "BadNotConnected",
+        "BadNoCommunication",
+        "BadCommunicationError",
+    }
 )
 
 
