@@ -127,7 +127,9 @@ class Remote:
             answer = await asyncio.wait_for(self._way().say("GET", "/health", answer_s=HEALTH_S), HEALTH_S)
         except (InstrumentError, TimeoutError) as error:
             return Health("offline", str(error) or f"no answer within {HEALTH_S:g} s")
-        return Health(_state(answer.get("state")), str(answer.get("detail", "")))
+        health = Health(_state(answer.get("state")), str(answer.get("detail", "")))
+        # Between its creation and the driver's own word, an order is under way all the same.
+        return Health("busy", "an order of ours") if health.state == "ready" and self._mine else health
 
     async def run(self, order: Order, events: Events) -> Result:
         """Create the order, start it once, and wait for what comes."""
