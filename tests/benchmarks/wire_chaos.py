@@ -27,6 +27,19 @@ ROOT = HERE.parents[1]
 ADAPTERS = {**wire_adapters.ADAPTERS, EPICS.name: EPICS}
 SEEDS = 10
 SCRIPT = "script"
+CODE = {
+    "scpi": ["instruments/scpi"],
+    "script": ["instruments/scpi/simulator.py"],
+    "pymeasure": ["instruments/pymeasure_driver.py", "instruments/pymeasure_options.py"],
+    "modbus": ["instruments/modbus.py", "instruments/modbus_link.py", "instruments/modbus_map.py"],
+    "sila": ["instruments/sila", "instruments/self_described.py", "instruments/offers.py"],
+    "opcua": ["instruments/opcua", "instruments/self_described.py", "instruments/offers.py"],
+    "remote": ["instruments/host"],
+    "madsci": ["instruments/madsci.py", "instruments/madsci_options.py"],
+    "ophyd": ["instruments/ophyd_device.py", "instruments/ophyd_links.py", "instruments/ophyd_options.py"],
+}
+"""What is measured; a changed adapter is measured anew."""
+COMMON = ["instruments/sync.py", "instruments/lane.py", "instruments/settings.py"]
 FILES = ["instruments/simulated/wire.py", "tests/wire_chaos.py", "tests/wire_adapters.py", "tests/wire_script.py"]
 
 
@@ -44,6 +57,16 @@ def measure(unit: Unit) -> Mapping[str, Any]:
     """Let one adapter meet each fault once."""
     logging.disable(logging.CRITICAL)  # libraries report each fault; here they are meant
     return asyncio.run(_measure(str(unit.parameters["adapter"]), int(unit.parameters["seed"])))
+
+
+def code(name: str) -> str:
+    """Return the hash of an adapter's program.
+
+    Args:
+        name: of the adapter.
+    """
+    places = [ROOT / place for place in (*CODE[name], *COMMON)]
+    return protocol(file for place in places for file in (sorted(place.glob("*.py")) if place.is_dir() else [place]))
 
 
 def kind(outcome: str) -> str:
@@ -105,15 +128,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     split_arguments(parser)
     parser.add_argument("--data", default=None, help="where public data lie; this benchmark needs none")
-    parser.add_argument("--adapter", choices=sorted(ADAPTERS), default=None, help="measure this one only")
+    parser.add_argument("--adapter", choices=sorted(ADAPTERS), nargs="+", default=list(ADAPTERS), help="only these")
     chosen = parser.parse_args()
+    codes = {name: code(name) for name in ADAPTERS}
     units = [Unit(f"{name}/seed {seed}", {"adapter": name, "seed": seed}) for seed in range(SEEDS) for name in ADAPTERS]
     lines = run_missing(
         "wire_chaos",
-        [unit for unit in units if chosen.adapter in {None, unit.parameters["adapter"]}],
+        [unit for unit in units if unit.parameters["adapter"] in chosen.adapter],
         measure,
         protocol=protocol([ROOT / file for file in FILES]),
         packages=("pyvisa-py", "pymeasure", "pymodbus", "unitelabs-sila", "asyncua", "aioca"),
+        counts=lambda line: line["parameters"].get("code") == codes[line["parameters"]["adapter"]],
         most=chosen.units,
         part=chosen.part,
         lines=chosen.lines,
