@@ -15,7 +15,8 @@
 or ``device: my_lab.devices:Furnace`` with attributes in the place of PVs; code calls `from_ophyd`. A status that says
 "done" is not believed: a set-point counts as applied when the read-back says so, a result as new when its time stamp
 changed. Waiting for an ophyd status and giving up stops the waiting, not the hardware; so an abort and a deadline write
-the stop signal. Alarms become the quality of a reading: minor is uncertain, major is bad, invalid is an error.
+the stop signal, and stop what is a motor. Alarms become the quality of a reading: minor is uncertain, major is bad,
+invalid is an error.
 
 Recovery class *blind*: a PV holds no key. ophyd-async (BSD-3) 0.21; Channel Access through aioca (Apache-2.0).
 """
@@ -311,11 +312,14 @@ class OphydDevice:
 
     async def _stop_now(self) -> None:
         links, stop = self._links, self.options.stop
-        if links is None or stop is None or not links.has("stop"):
+        if links is None:
             return
         # Shielded: whoever cancels the order must not cancel its stop.
         with contextlib.suppress(Exception):
-            await asyncio.shield(asyncio.wait_for(_awaited(links.set("stop", stop.value)), STOP_S))
+            await asyncio.shield(asyncio.wait_for(links.stop(), STOP_S))
+        if stop is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.shield(asyncio.wait_for(_awaited(links.set("stop", stop.value)), STOP_S))
 
     async def _compare(self, links: Links) -> None:
         for name, setting in self.options.signals.items():

@@ -75,9 +75,7 @@ class Channels:
         """Give back; the last one closes every channel."""
         cls.users -= 1
         if cls.users == 0:
-            import aioca  # noqa: PLC0415  loaded by now
-
-            aioca.purge_channel_caches()
+            importlib.import_module("aioca").purge_channel_caches()
 
 
 class Links:
@@ -142,6 +140,11 @@ class Links:
         timed = "timeout" in inspect.signature(signal.set).parameters  # a movable that is no signal takes none
         return signal.set(value, timeout=None) if timed else signal.set(value)
 
+    async def stop(self) -> None:
+        """Stop everything that can be stopped: motors and the like, not plain signals."""
+        stops = [getattr(signal, "stop", None) for name, signal in self._signals.items() if name.startswith("set ")]
+        await asyncio.gather(*(stop() for stop in stops if inspect.iscoroutinefunction(stop)))
+
     async def see(self, name: str) -> Seen:
         """Read a value with its time stamp and alarm.
 
@@ -178,7 +181,7 @@ class Links:
             make: Any = epics_signal_rw if written else epics_signal_r
             return make(None, f"ca://{place.pv}", name=name, timeout=READ_S)
         found = self._device
-        for part in str(place.attribute).split("."):
+        for part in filter(None, str(place.attribute).split(".")):
             found = getattr(found, part, None)
         if found is None:
             message = f"the device {self._options.device or type(self._device).__name__} has no {place.attribute!r}"

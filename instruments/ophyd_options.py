@@ -16,7 +16,9 @@ class Place(BaseModel, frozen=True, extra="forbid"):
     """Where a signal is found."""
 
     pv: str | None = Field(default=None, min_length=1, description="EPICS process variable")
-    attribute: str | None = Field(default=None, pattern=r"^\w+(\.\w+)*$", description="of the device: heater.setpoint")
+    attribute: str | None = Field(
+        default=None, pattern=r"^(\.|\w+(\.\w+)*)$", description="of the device: heater.setpoint; '.' is the device"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:

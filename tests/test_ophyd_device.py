@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -197,6 +198,25 @@ async def test_a_server_that_dies_and_comes_back(port: int) -> None:
     await driver.close()
 
 
+async def test_a_frozen_server(furnace: Server) -> None:
+    """It is offline within a second, an order ends with its deadline, and it is ready again when it thaws."""
+    driver = epics(furnace.port)
+    await driver.open()
+    furnace.freeze()
+    began = time.monotonic()
+    assert (await driver.health()).state == "offline"
+    with pytest.raises(TimedOut):
+        await driver.run(order(deadline_s=0.5), QuietEvents())
+    assert time.monotonic() - began < 4.0
+    furnace.thaw()
+    for _ in range(100):
+        if (await driver.health()).state == "ready":
+            break
+        await asyncio.sleep(0.05)
+    assert isinstance(await driver.run(order(key="k2"), QuietEvents()), Result)
+    assert await count(driver, "STARTS") == 1
+
+
 async def test_what_the_device_says_must_agree(furnace: Server) -> None:
     """Other units, wider bounds, unknown choices and unknown PVs are told before anything is sent."""
     temperature = PVS["signals"]["temperature"]
@@ -256,6 +276,57 @@ async def test_an_ophyd_device() -> None:
     result = await driver.run(Order("k", "measure", {"target": Quantity(350.0, "degC")}), QuietEvents())
     assert result.applied["target"] == Quantity(350.0, "degC")
     assert result.readings[0].value == 1.0
+    await driver.close()
+
+
+MOTOR: dict[str, Any] = {
+    "capability": "move",
+    "signals": {
+        "position": {
+            "attribute": ".",
+            "readback": "user_readback",
+            "unit": "mm",
+            "min": -10,
+            "max": 10,
+            "tolerance": 0.01,
+            "settle_s": 1,
+        }
+    },
+    "outputs": {"speed": {"attribute": "velocity"}},
+    "simulated": True,
+    "longest_s": 60.0,
+    "typical_s": 1.0,
+}
+
+
+def motor(**arguments: Any) -> OphydDevice:
+    """Name a motor of ophyd-async's simulation as a lab file would."""
+    content = {**MOTOR, "device": "ophyd_async.sim:SimMotor", "arguments": arguments}
+    return OphydDevice(OphydOptions.model_validate(content, context={"allowed_modules": ["ophyd_async.sim"]}))
+
+
+async def test_a_device_that_the_lab_file_names() -> None:
+    """A motor is moved, its read-back is what was applied, and its contract holds."""
+    driver = motor(instant=True)
+    result = await driver.run(Order("k", "move", {"position": Quantity(0.5, "cm")}), QuietEvents())
+    assert result.applied["position"] == Quantity(5.0, "mm")
+    await driver.close()
+    assert conformance.failures(await conformance.check(motor(instant=True), level=2)) == []
+
+
+async def test_a_motor_is_stopped() -> None:
+    """An abort stops the motor itself, and it stays where it is."""
+    driver = motor(instant=False)
+    job = asyncio.create_task(driver.run(Order("k", "move", {"position": Quantity(9.0, "mm")}), QuietEvents()))
+    await asyncio.sleep(0.5)
+    await driver.abort("enough")
+    with pytest.raises(Aborted):
+        await asyncio.wait_for(job, 3)
+    assert driver._links is not None
+    stands = (await driver._links.see("read position")).value
+    await asyncio.sleep(0.3)
+    assert (await driver._links.see("read position")).value == stands
+    assert stands < 8.0
     await driver.close()
 
 
