@@ -8,6 +8,7 @@ order, deadlines inside the adapter, health during a job, and a fresh link after
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -106,6 +107,14 @@ class Job:
     def abort_requested(self) -> bool:
         """Say whether the order is to end early."""
         return self.stop or self.events.abort_requested()
+
+
+def is_here(host: str) -> bool:
+    """Say whether a host is this computer."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Nobody:
@@ -292,6 +301,14 @@ class SelfDescribed:
                 message = f"{job.offer.name} was stopped on request: {error}"
                 raise Aborted(message) from error
             raise
+        except InstrumentError:
+            raise
+        except Exception as error:  # libraries meet a spoiled answer with IndexError, ValueError, …
+            await self._drop()
+            message = (
+                f"{job.offer.name}: an answer cannot be read ({type(error).__name__}: {error}); look what became of it"
+            )
+            raise ProtocolDesync(message) from error
         finally:
             self._jobs.remove(job)
 
@@ -339,13 +356,30 @@ class SelfDescribed:
             raise BadData(message)
 
     async def _result(self, job: Job, answers: Mapping[str, Seen], raw: Mapping[str, Any]) -> Result:
-        """Put together what came back; outputs and read-backs that are no answers are read now.
+        """Put together what came back; where the link breaks at the last moment, make it anew once.
 
         Args:
             job: that ended.
             answers: of the device, by name.
             raw: the answers as they came, for the raw file.
         """
+        try:
+            return await self._assembled(job, answers, raw)
+        except (NotConnected, TimedOut):
+            if job.offer.command is None:
+                raise  # nothing but reading was asked for
+        try:
+            await self._drop()
+            await self.open()
+            return await self._assembled(job, answers, raw)
+        except BadData:
+            raise
+        except InstrumentError as error:
+            message = f"{job.offer.name} was done, but what it applied or measured could not be read: {error}"
+            raise BadData(message) from error
+
+    async def _assembled(self, job: Job, answers: Mapping[str, Seen], raw: Mapping[str, Any]) -> Result:
+        """Read the outputs and read-backs that are no answers, and put all together."""
         offer = job.offer
         await self._own_readings(job, raw)
         readings = []
