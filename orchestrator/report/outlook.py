@@ -77,7 +77,7 @@ def outlook(
         held = {one: round(need.amount) for one, need in step.needs.items() if one in places}
         steps.append(Operation(name, step.instrument, capability.typical_s, wait, frozen(held)))
         cost += capability.cost if step.cost is None else step.cost
-    machines = {step.machine: _slots(step.machine, lab, descriptions) for step in steps}
+    machines = {step.machine: descriptions[step.machine].slots for step in steps}
     how = {"trials": count, "parallel": config.parallel, "rounds_of": config.plan_when_free, "places": places}
     found = forecast(steps, machines, **how)  # type: ignore[arg-type]  # four keywords of four types
     more = {**machines, found.bottleneck: machines[found.bottleneck] + 1}
@@ -93,11 +93,6 @@ def outlook(
         budget_cost=config.budget.cost,
         skippable=tuple(step.step for step in config.procedure if step.when),
     )
-
-
-def _slots(machine: str, lab: LabConfig, descriptions: Mapping[str, Description]) -> int:
-    members = lab.kinds.get(machine, (machine,))
-    return sum(descriptions.get(name, descriptions[machine]).slots for name in members)
 
 
 def lines(found: Outlook) -> list[str]:
@@ -141,7 +136,9 @@ def _advice(found: Outlook) -> str:
     worst = found.forecast.bottleneck
     share = found.relief / found.forecast.makespan_s if found.forecast.makespan_s else 0.0
     if share < 0.01:  # noqa: PLR2004  one percent is nothing
-        return f"bottleneck: {worst}; one more of it would save nothing: 'parallel' or the trial itself sets the pace"
+        return (
+            f"bottleneck: {worst}; one more of it would save nothing: 'parallel', a resource or the trial sets the pace"
+        )
     return f"bottleneck: {worst}; one more of it would save {duration(found.relief)} ({share:.0%})"
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
 
-from orchestrator.domain import frozen
 from orchestrator.errors import PluginError
 from orchestrator.schedule import plain
 from orchestrator.schedule.shop import Plan, Shop
@@ -60,11 +61,11 @@ def plan(shop: Shop, *, seconds: float = SECONDS, seed: int = 0, workers: int = 
     scale = _Scale(tick)
     horizon = scale.up(first.makespan_s) + sum(len(job.operations) for job in shop.jobs) * 2
     model = cp_model.CpModel()
-    spans: dict[tuple[str, str], list[tuple[object, int]]] = {}
-    starts: dict[tuple[str, int], object] = {}
-    ends = []
+    spans: dict[tuple[str, str], list[tuple[Any, int]]] = {}
+    starts: dict[tuple[str, int], Any] = {}
+    ends: list[Any] = []
     for number, job in enumerate(shop.jobs):
-        free: object = scale.up(job.ready_s)
+        free: Any = scale.up(job.ready_s)
         for i, operation in enumerate(job.operations):
             length = scale.up(operation.seconds)
             start = model.new_int_var(0, horizon, f"s{number}_{i}")
@@ -99,7 +100,7 @@ def plan(shop: Shop, *, seconds: float = SECONDS, seed: int = 0, workers: int = 
         return Plan(first.starts, first.makespan_s, min(bound, first.makespan_s), by="plain, which CP-SAT did not beat")
     found = {key: solver.value(start) * tick for key, start in starts.items()}
     last = max(found[job.name, i] + one.seconds for job in shop.jobs for i, one in enumerate(job.operations))
-    return Plan(frozen(found), last, min(bound, last), by="cp_sat")
+    return Plan(MappingProxyType(found), last, min(bound, last), by="cp_sat")
 
 
 class _Scale:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 
-from orchestrator.domain import frozen
 from orchestrator.schedule.shop import CLOSE, Job, Operation, Plan, Shop
 
 LOOKS = 4000
@@ -53,7 +53,14 @@ def plan(shop: Shop, *, looks: int = LOOKS, seed: int = 0) -> Plan:
     bound = lower_bound(shop)
     if len(sequence) <= MOST and reading.makespan > bound + CLOSE:
         reading = _search(shop, sequence, looks=looks, draw=random.Random(seed), bound=bound)
-    return Plan(frozen(reading.starts), reading.makespan, bound)
+    return Plan(MappingProxyType(reading.starts), reading.makespan, bound)
+
+
+def in_order_of_arrival(shop: Shop) -> Plan:
+    """Plan without planning: whoever can begin first does, the earlier trial before the later one; to compare with."""
+    sequence = _listed(shop, lambda _shop, job, _i, start: (start, job.place))
+    reading = _Reading(shop).read(sequence)
+    return Plan(MappingProxyType(reading.starts), reading.makespan, lower_bound(shop), by="arrival")
 
 
 def lower_bound(shop: Shop) -> float:
