@@ -19,11 +19,13 @@ from instruments.modbus_link import ModbusLink
 from instruments.modbus_map import MapFile, Register, RegisterMap, State
 from instruments.sequence import Course, Pace, SequencedInstrument
 from orchestrator.domain import Description, Health, Identity
-from orchestrator.errors import Busy, Fault, Interlocked, NotConnected, ProtocolDesync, Rejected
+from orchestrator.errors import BadData, Busy, Fault, Interlocked, NotConnected, ProtocolDesync, Rejected
 from orchestrator.protocols import Options
 
 HEALTH_S = 0.3
 """Patience of a health question: the whole of `health` takes less than a second."""
+ASKED = 4
+"""How often a number is read at most, until two in a row are alike."""
 
 
 class ModbusOptions(Options):
@@ -97,7 +99,7 @@ class Modbus(SequencedInstrument):
         del course
         state = self._map.ready
         if state is not None:
-            value = self._line().read(state)
+            value = self._number(state)
             if not _holds(state, value, None):
                 message = f"{self._map.name} is not ready: {state.table} {state.address} is {value:g}"
                 raise Busy(message)
@@ -110,7 +112,7 @@ class Modbus(SequencedInstrument):
     def get(self, name: str) -> float | str:
         """Read a set-point back."""
         told = self._map.parameters[name]
-        value = self._line().read(told.read or told.register_)
+        value = self._number(told.read or told.register_)
         if not told.choices:
             return value
         for choice, number in told.choices.items():
@@ -138,14 +140,14 @@ class Modbus(SequencedInstrument):
         """Ask whether the device is busy."""
         del course
         state = self._map.ready
-        return state is not None and not _holds(state, self._line().read(state), None)
+        return state is not None and not _holds(state, self._number(state), None)
 
     def complain(self) -> None:
         """Raise what the error register says."""
         trouble = self._map.errors
         if trouble is None:
             return
-        code = round(self._line().read(trouble))
+        code = round(self._number(trouble))
         if code in trouble.none:
             return
         message = f"{self._map.name} reports error {code} in {trouble.table} {trouble.address}"
@@ -165,7 +167,7 @@ class Modbus(SequencedInstrument):
     def finished(self, course: Course) -> bool:
         """Ask whether the device has settled."""
         settle = self._map.capabilities[course.capability.name].settle
-        done = _holds(settle, self._line().read(settle), course)
+        done = _holds(settle, self._number(settle), course)
         if not done:
             self.complain()
         return done
@@ -173,7 +175,10 @@ class Modbus(SequencedInstrument):
     def read(self, capability: str, output: str) -> float:
         """Read one output."""
         del capability
-        return self._line().read(self._map.outputs[output].register_)
+        try:
+            return self._number(self._map.outputs[output].register_)
+        except ProtocolDesync as error:
+            raise BadData(str(error)) from error
 
     def halt(self, capability: str) -> None:
         """Write the abort."""
@@ -201,6 +206,16 @@ class Modbus(SequencedInstrument):
                 await lane.call(self._line().command, command)
         finally:
             await lane.close()
+
+    def _number(self, place: Register) -> float:
+        """Read a number, where that is wanted until two in a row are alike."""
+        seen = [self._line().read(place)]
+        while self._map.twice and len(seen) < ASKED and (len(seen) == 1 or seen[-1] != seen[-2]):
+            seen.append(self._line().read(place))
+        if not self._map.twice or seen[-1] == seen[-2]:
+            return seen[-1]
+        message = f"{place.table} {place.address} is {', '.join(f'{one:g}' for one in seen)}: no two in a row are alike"
+        raise ProtocolDesync(message)
 
     def _line(self) -> ModbusLink:
         if self._link is None:

@@ -125,7 +125,7 @@ class ModbusLink:
                     if self._client is None:
                         self._connect()
                     return self._read(place, timeout_s or self.timeout_s)
-                except LOST:
+                except (*LOST, Rejected, Fault):  # one flipped bit makes an answer a refusal; a true one comes again
                     if not left:
                         raise
         raise AssertionError  # the loop returns or raises

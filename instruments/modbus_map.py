@@ -169,6 +169,9 @@ class RegisterMap(Options):
     device_id: int = Field(default=1, ge=0, le=255)
     word_order: Literal["big", "little"] = "big"
     timeout_s: float = Field(default=1.0, gt=0)
+    twice: bool = False
+    """Read set-points, state and outputs until two numbers in a row are the same: Modbus/TCP has no checksum of its
+    own, and a gateway may flip a bit; RTU has one."""
     identity: Who
     parameters: dict[str, SetRegister] = Field(default_factory=dict)
     outputs: dict[str, ReadRegister]

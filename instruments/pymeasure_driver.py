@@ -31,13 +31,14 @@ from typing import Any, ClassVar
 from pydantic import BaseModel
 
 from instruments.lane import Lane
-from instruments.pymeasure_options import OWN, Act, PyMeasureOptions, SetAttribute, Until
+from instruments.pymeasure_options import OWN, Act, Is, PyMeasureOptions, SetAttribute, Until
 from instruments.scpi.answers import identity, mapped, stray
 from instruments.scpi.session import IDENTIFY_S, LOST
 from instruments.sequence import Course, Pace, SequencedInstrument
 from orchestrator.domain import Capability, Description, Health, Identity, Output, Parameter
 from orchestrator.errors import (
     BadData,
+    Busy,
     Fault,
     InstrumentError,
     NotConnected,
@@ -118,8 +119,11 @@ class PyMeasure(SequencedInstrument):
 
     def ready(self, course: Course) -> None:
         """Prove the link before anything is set, and empty the error queue."""
-        del course
         self._asked(self.options.identity)
+        ready: Is | None = self.options.ready
+        if ready is not None and not self._is(ready, course):
+            message = f"the device at {self.options.address} is not ready: {ready.attribute} is not as it must be"
+            raise Busy(message)
         if self.options.errors:
             self._done(lambda device: device.check_errors(), "check_errors")
 
@@ -132,9 +136,9 @@ class PyMeasure(SequencedInstrument):
         """Read a set-point back."""
         told: SetAttribute = self.options.set[name]
         attribute = told.readback or told.attribute
-        value = self._asked(attribute)
         if not told.choices:
-            return _number(attribute, value)
+            return self._number(attribute)
+        value = self._asked(attribute)
         for choice, word in told.choices.items():
             if value == word:
                 return choice
@@ -185,20 +189,21 @@ class PyMeasure(SequencedInstrument):
                 if not course.wants_end():  # many such methods raise where they are told to stop
                     raise
             return not course.wants_end()
-        value = self._asked(until.attribute)
-        if until.equals is not None and value != until.equals:
-            return False
-        if until.within is None:
-            return True
-        near = until.within
-        goal = course.numbers[near.of] if isinstance(near.of, str) else near.of
-        return abs(_number(until.attribute, value) - goal) <= near.tolerance
+        return self._is(until, course)
+
+    def at_work(self, course: Course) -> bool:
+        """Ask whether the device is busy, where the lab file says what shows it."""
+        ready: Is | None = self.options.ready
+        return ready is not None and not self._is(ready, course)
 
     def read(self, capability: str, output: str) -> float:
         """Read one output."""
         del capability
         attribute = self.options.get[output].attribute
-        return _number(attribute, self._asked(attribute))
+        try:
+            return self._number(attribute)
+        except ProtocolDesync as error:
+            raise BadData(str(error)) from error
 
     def halt(self, capability: str) -> None:
         """Stop."""
@@ -232,6 +237,7 @@ class PyMeasure(SequencedInstrument):
             g.attribute for g in o.get.values()
         ]
         named += [a for act in (o.start, o.abort, o.safe, o.wait) if act for a in (act.method, act.attribute) if a]
+        named += [o.ready.attribute] if o.ready else []
         unknown = sorted({name for name in named if not hasattr(self._class, name.split(".", maxsplit=1)[0])})
         if unknown:
             there = ", ".join(name for name in sorted(vars(self._class)) if not name.startswith("_"))
@@ -264,6 +270,26 @@ class PyMeasure(SequencedInstrument):
             )
             raise NotConnected(message)
         self._known = answer
+
+    def _is(self, state: Is | Until, course: Course) -> bool:
+        if state.within is None:
+            return bool(self._asked(state.attribute) == state.equals)
+        near = state.within
+        goal = float(course.numbers[near.of] if isinstance(near.of, str) else near.of)
+        return abs(self._number(str(state.attribute)) - goal) <= near.tolerance
+
+    def _number(self, attribute: str) -> float:
+        """Read a number; what is none may be a spoilt answer, and is asked for again."""
+        for _ in range(RETRIES + 1):
+            value = self._asked(attribute)
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                continue
+            if math.isfinite(number):
+                return number
+        message = f"{attribute} is {value!r}; a finite number was expected"
+        raise ProtocolDesync(message)
 
     def _asked(self, attribute: str | None) -> Any:
         name = str(attribute)
@@ -366,14 +392,3 @@ def _call(device: Any, path: str, wants_end: Callable[[], bool]) -> None:
         method(should_stop=wants_end)
     else:
         method()
-
-
-def _number(attribute: str | None, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        message = f"{attribute} is {value!r}; a finite number was expected"
-        raise BadData(message)
-    return number

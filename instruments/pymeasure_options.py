@@ -76,6 +76,21 @@ class Act(Options):
         return self
 
 
+class Is(Options):
+    """What an attribute must be."""
+
+    attribute: Attribute
+    equals: str | float | bool | None = None
+    within: Near | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if (self.equals is None) == (self.within is None):
+            message = "give 'equals' or 'within'"
+            raise ValueError(message)
+        return self
+
+
 class Until(Options):
     """When the work is done: what an attribute is, or a method of the driver that waits."""
 
@@ -111,6 +126,8 @@ class PyMeasureOptions(Options):
     capability: str = "measure"
     set: dict[str, SetAttribute] = Field(default_factory=dict)
     get: dict[str, GetAttribute] = Field(min_length=1)
+    ready: Is | None = None
+    """What shows that nothing is at work; without it another's work is not noticed."""
     start: Act | None = None
     wait: Until | None = None
     abort: Act | None = None

@@ -20,6 +20,7 @@ from orchestrator.domain import Capability, JsonObject, Order, Quantity, Reading
 from orchestrator.errors import (
     Aborted,
     BadData,
+    Busy,
     Effect,
     InstrumentError,
     NotConnected,
@@ -199,9 +200,7 @@ class SequencedInstrument(BlockingInstrument):
         job.raise_if_aborted()
         wanted: dict[str, float | str] = {**course.numbers, **course.choices}
         for name, value in wanted.items():
-            if not self.starts(course.capability.name):
-                self._act(course)
-            self.put(name, value)
+            self._put(course, name, value)
         self.complain()
         applied = {name: self.get(name) for name in wanted}
         for name, value in wanted.items():
@@ -211,6 +210,18 @@ class SequencedInstrument(BlockingInstrument):
                     message = f"{name} was set to {value} and the device says {applied[name]}; it did not take it"
                     raise Rejected(message)
         return applied
+
+    def _put(self, course: Course, name: str, value: float | str) -> None:
+        if not self.starts(course.capability.name):
+            self._act(course)
+            self.put(name, value)
+            return
+        try:
+            self.put(name, value)
+        except (*LOST, Rejected):
+            self.put(
+                name, value
+            )  # nothing moves before the start, and a set-point is the same however often it is sent
 
     def _same(self, name: str, asked: float | str, seen: float | str) -> bool:
         if isinstance(asked, str) or isinstance(seen, str):
@@ -224,7 +235,7 @@ class SequencedInstrument(BlockingInstrument):
             try:
                 self._begun(course)
                 self.complain()
-            except LOST:
+            except (*LOST, Rejected, Busy):
                 if not self._surely_begun(course):
                     raise
         course.phases.working()
