@@ -377,7 +377,7 @@ class Campaign:
         if cap is None:
             return None
         now = now or self.standing()
-        waiting = sum(trial.started_at is None for trial in now.open_trials)
+        waiting = sum(not trial.charged for trial in now.open_trials)
         return max(0, cap - now.info.spent.trials - now.info.reserved_trials - waiting)
 
     def derive(self) -> None:

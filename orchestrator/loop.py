@@ -22,7 +22,7 @@ from orchestrator.errors import BudgetSpent, SpaceExhausted, Unanswered
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.questions import waits
-from orchestrator.record.states import CampaignState, TrialState
+from orchestrator.record.states import AttemptState, CampaignState, TrialState
 from orchestrator.record.views import FitInfo, TrialInfo
 from orchestrator.standing import Standing
 from orchestrator.units import convert, shown
@@ -122,6 +122,7 @@ class _Turns:
         self.exhausted = ""
         self.blocked = ""
         self.unanswered = ""
+        self.unpaid: set[int] = set()
         self.failures = 0
         self.news = 0
         self.planning: asyncio.Task[None] | None = None
@@ -146,10 +147,9 @@ class _Turns:
                 planned, self.planning = self.planning, None
                 await planned
             for task in sorted(done & set(self.in_flight), key=self.in_flight.__getitem__):
-                del self.in_flight[task]
-                await self._finish(task)
+                await self._finish(task, self.in_flight.pop(task))
 
-    async def _finish(self, task: asyncio.Task[TrialInfo]) -> None:
+    async def _finish(self, task: asyncio.Task[TrialInfo], number: int) -> None:
         """Take in how a trial ended; a trial that may not go on ends the turns, not the campaign."""
         try:
             trial = await task
@@ -158,6 +158,7 @@ class _Turns:
             return
         except BudgetSpent as error:
             self.blocked = str(error)
+            self.unpaid.add(number)
             return
         self.news += 1
         self.campaign.derive()
@@ -182,7 +183,7 @@ class _Turns:
         config = self.campaign.config
         while not (self.exhausted or self.blocked):
             now = self.campaign.standing()
-            free = config.parallel - len(now.open_trials)
+            free = config.parallel - len(now.open_trials) + self._set_aside()
             if free < config.plan_when_free or self.campaign.stop_reason(now) is not None:
                 return
             left = self.campaign.trials_left(now)
@@ -198,6 +199,11 @@ class _Turns:
             await self.hooks.publish(self.campaign, _decided(plan))
             if not plan.trials:
                 self.exhausted = "space exhausted: nothing was proposed"
+
+    def _set_aside(self) -> int:
+        """Count the trials whose result is HELD: they wait for a person and keep no instrument, so the rest goes on."""
+        store, name = self.campaign.store, self.campaign.name
+        return sum(attempt.state is AttemptState.HELD for attempt in store.open_attempts(name))
 
     # --- with a queue ---------------------------------------------------------------------------------------------
 
@@ -242,7 +248,7 @@ class _Turns:
         """Return how many trials are wanted besides those begun, and how many of them only to wait."""
         campaign, now = self.campaign, self.campaign.standing()
         config, queue = campaign.config, len(queue_of(now, self._begun))
-        free = config.parallel - (len(now.open_trials) - queue)
+        free = config.parallel - (len(now.open_trials) - queue) + self._set_aside()
         q = max(free + config.queue, 0 if now.decisions else config.initial.trials)
         left = campaign.trials_left(now)
         return q if left is None else min(q, left + queue), config.queue
@@ -261,8 +267,10 @@ class _Turns:
 
     def _start(self, trials: Sequence[TrialInfo], most: int | None = None) -> None:
         """Start planned trials, in the order given, until `parallel` are in flight, or `most`."""
-        if self.blocked or self.campaign.info.state is not CampaignState.ACTIVE:
+        if self.unanswered or self.campaign.info.state is not CampaignState.ACTIVE:
             return
+        if self.blocked:  # the budget begins no more; what was begun and stood still for a question is ended
+            trials = [one for one in trials if one.state is TrialState.RUNNING and one.number not in self.unpaid]
         begun = self._begun
         held = {attempt.trial for attempt in self.campaign.store.open_attempts(self.campaign.name)}
         for trial in trials:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from orchestrator import loop
 from orchestrator.campaign import Campaign
 from orchestrator.decisions import verify_decisions
 from orchestrator.domain import Quantity
-from orchestrator.errors import ConfigError, Unanswered
+from orchestrator.errors import BudgetSpent, ConfigError, Unanswered
 from orchestrator.execution.answers import answer_done, answer_not_started, questions
 from orchestrator.execution.clock import VirtualClock, run_virtual
 from orchestrator.execution.executor import Executor
 from orchestrator.record.states import CampaignState, TrialState
 from orchestrator.record.store import CampaignStore
+from orchestrator.record.views import TrialInfo
 from tests.fakes import ListSpace
 from tests.line_lab import bench
 
@@ -245,6 +247,33 @@ def test_an_answer_in_between_does_not_end_the_campaign(tmp_path: Path, monkeypa
         assert "resume" in asyncio.run(loop.run(campaign))
     assert campaign.info.state is CampaignState.ACTIVE
     assert "budget: all 12" in asyncio.run(loop.run(campaign))
+
+
+async def test_a_spent_budget_does_not_strand_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that stood still for a question goes on after the answer, although nothing new can be paid for."""
+    campaign = _begin(tmp_path)
+    campaign.propose(3)
+    begun, new, unpaid = campaign.open_trials()[:3]
+    calls: list[int] = []
+
+    async def carry_out(_: Executor, number: int) -> TrialInfo:
+        calls.append(number)
+        if number == unpaid.number:
+            message = "the budget is used up"
+            raise BudgetSpent(message)
+        return campaign.store.trial(campaign.name, number)
+
+    monkeypatch.setattr(Executor, "carry_out", carry_out)
+    clock = VirtualClock()
+    turns = loop._Turns(campaign, campaign.executor(clock), loop.Plain(), clock, threaded=False)
+    running = [replace(one, state=TrialState.RUNNING) for one in (unpaid, begun)]
+    turns._start(running[:1])
+    (task,) = turns.in_flight
+    await asyncio.wait([task])
+    await turns._finish(task, turns.in_flight.pop(task))
+    turns._start([*running, new])
+    assert list(turns.in_flight.values()) == [begun.number]
+    await turns.drop()
 
 
 def test_people_measure_by_hand(tmp_path: Path) -> None:

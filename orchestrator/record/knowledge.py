@@ -364,4 +364,5 @@ def _trial_info(row: Row[Any], candidate: Candidate, steps: tuple[StepInfo, ...]
         started_at=row.started_at,
         ended_at=row.ended_at,
         sample=row.sample,
+        charged=row.charge != "none",
     )

@@ -131,6 +131,7 @@ class TrialInfo:
         reason: why it failed or was abandoned; empty otherwise.
         replicate: 0 for the first trial of a candidate, counted up for deliberate repeats.
         sample: id of the physical sample; empty before the first step starts.
+        charged: whether the budget counts it: a trial whose only orders were never carried out costs nothing.
     """
 
     number: int
@@ -146,6 +147,7 @@ class TrialInfo:
     started_at: int | None
     ended_at: int | None
     sample: str
+    charged: bool = False
 
 
 @dataclass(frozen=True)
