@@ -11,8 +11,19 @@ from typing import Any
 import pytest
 
 from orchestrator.config.lab import LabConfig
-from orchestrator.domain import Attachment, Capability, Description, Health, Identity, Order, Output, Reading, Result
-from orchestrator.errors import Aborted, BadData, Busy, ConfigError, Effect, Fault, NotConnected, Unanswered
+from orchestrator.domain import (
+    Attachment,
+    Capability,
+    Description,
+    Health,
+    Identity,
+    Order,
+    Output,
+    Reading,
+    Recovery,
+    Result,
+)
+from orchestrator.errors import Aborted, BadData, Busy, ConfigError, Effect, Fault, NotConnected, TimedOut, Unanswered
 from orchestrator.execution import raw
 from orchestrator.execution.answers import answer, questions
 from orchestrator.execution.clock import VirtualClock, run_virtual
@@ -288,6 +299,27 @@ def test_an_interlock_that_cannot_be_read_does_not_hold(store: CampaignStore) ->
     assert store.campaign(NAME).state is CampaignState.PAUSED
     assert "cannot be read: NotConnected: line cut" in store.campaign(NAME).state_reason
     assert store.attempts(NAME) == []
+
+
+class Forgetful(Kiln):
+    """A kiln that knows the keys of its orders, and loses the first answer."""
+
+    def __init__(self) -> None:
+        async def lost(order: Order, events: Events) -> Result:
+            message = "no answer"
+            raise TimedOut(message)
+
+        super().__init__(lost, recovery=Recovery.IDEMPOTENT)
+
+
+def test_an_interlock_is_read_again_before_an_order_is_sent_again(store: CampaignStore) -> None:
+    """The door was opened after the first sending: an order that never arrived must not begin now."""
+    kiln = Forgetful()
+    here = lab(interlocks=[DOOR], kinds={"furnace": ["kiln"]})
+    carry(store, here, {"kiln": kiln, "door": Door(1.0, 0.0)}, [1])
+    assert len(kiln.orders) == 1
+    asked = [q for q in questions(store, NAME) if q.kind == "unknown"]
+    assert "must not be sent again: interlock 'door'" in asked[0].why
 
 
 SIGN = {"instrument": "furnace", "parameter": "temperature", "above": 1150, "unit": "kelvin", "message": "hot"}

@@ -103,3 +103,33 @@ def test_the_retry_table_is_told() -> None:
     """The table for people has a line for every rule."""
     assert table_of_retries().count("\n") >= 10
     assert "| unknown | any | blind | 1 | hold |" in table_of_retries()
+
+
+def test_a_held_result_stops_nothing(tmp_path: Path) -> None:
+    """One trial at a time, and one in five makes no sense: each waits for a person, and the others go on."""
+    (tmp_path / "line.yaml").write_text(
+        "name: line\n"
+        "objectives: [{property: y, goal: maximize}]\n"
+        'space: {use: "tests.line_lab:Line"}\n'
+        "procedure: [{step: measure, instrument: bench}]\n"
+        'acquisition: {use: "tests.line_lab:First"}\n'
+        'initial: {use: "tests.line_lab:First", trials: 0}\n'
+        "budget: {trials: 20}\n"
+    )
+    (tmp_path / "lab.yaml").write_text(
+        "allowed_modules: [tests.line_lab]\n"
+        "instruments:\n"
+        '  bench: {use: simulated, options: {instrument: {use: "tests.line_lab:bench"}, faults: {wrong_unit: 0.2}}}\n'
+        "failures: [{error: BadData, effect: done, then: hold}]\n"
+    )
+    store = CampaignStore.open(tmp_path / "c.db")
+    campaign = Campaign.create(tmp_path / "line.yaml", store=store, actor="test")
+    assert "waits for a person's answer" in asyncio.run(loop.run(campaign))
+    held = [question for question in questions(store, "line") if question.kind == "held"]
+    assert 1 <= len(held) < 10
+    assert len(store.trials("line")) == 20
+    assert len(store.dataset("line").rows) == 20 - len(held)
+    for question in held:
+        answer(store, "line", question, "discard", who="Ada", reason="the cable was loose")
+    assert "budget" in asyncio.run(loop.run(campaign))
+    store.close()

@@ -162,6 +162,11 @@ class Attempts:
             if tries > 1 or work.resumed:
                 return self.hold(attempt, f"it may have been started, and must not be sent again: {error}")
             return await self.refuse(work, attempt, error)
+        if (tries > 1 or work.resumed) and self.safety.gates is not None:
+            # an order that never arrived would begin now: what had to hold before the first sending must hold again
+            shut = await self.safety.gates.interlocks(work.trial, work.step, work.member, order.capability)
+            if shut is not None:
+                return self.hold(attempt, f"it may have been started, and must not be sent again: {shut.reason}")
         outcome = await self.send(work, attempt, order)
         return await self.conclude(work, attempt, outcome, tries)
 

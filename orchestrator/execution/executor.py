@@ -114,6 +114,7 @@ class Executor:
         self._units = dict(units or {})
         self._descriptions: dict[str, Description] = {}
         self._gates = Gates(store, name, self.clock, lab=self._lab, bench=self._bench, descriptions=self._descriptions)
+        self._safety.gates = self._gates
         self._turns = Turns(
             schedule or ScheduleConfig(),
             self.clock,

@@ -77,7 +77,7 @@ class Gates:
         return (
             await self._identity(instrument)
             or self._approval(trial, step, instrument, order)
-            or await self._interlocks(trial, step, instrument, order.capability)
+            or await self.interlocks(trial, step, instrument, order.capability)
         )
 
     # --- the same instrument as ever ------------------------------------------------------------------------------
@@ -131,7 +131,8 @@ class Gates:
 
     # --- interlocks -----------------------------------------------------------------------------------------------
 
-    async def _interlocks(self, trial: TrialInfo, step: StepInfo, name: str, capability: str) -> Hindrance | None:
+    async def interlocks(self, trial: TrialInfo, step: StepInfo, name: str, capability: str) -> Hindrance | None:
+        """Read every interlock of an order anew; return the first that does not hold."""
         shut: Hindrance | None = None
         for interlock in self.lab.interlocks:
             if not interlock.concerns(name, step.instrument, capability):

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.errors import StoreError
 from orchestrator.record.service import Asked
-from orchestrator.record.states import AttemptState
+from orchestrator.record.states import AttemptState, TrialState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import AttemptInfo
 
@@ -141,10 +141,12 @@ def questions(store: CampaignStore, name: str) -> list[Question]:
     """List what people are asked in a campaign, oldest first."""
     found = [_of_attempt(name, attempt) for attempt in store.open_attempts(name) if waits(attempt)]
     asked = store.asked(name)
-    labels = {}
+    labels = {0: ""}
     if any(one.trial for one in asked):
-        labels = {trial.number: trial.candidate.label for trial in store.trials(name)}
-    found += [_of_stored(name, one, labels.get(one.trial or 0, "")) for one in asked]
+        open_trials = (trial for trial in store.trials(name) if trial.state in (TrialState.PLANNED, TrialState.RUNNING))
+        labels |= {trial.number: trial.candidate.label for trial in open_trials}
+    # what was asked about a trial that has ended otherwise needs no answer any more
+    found += [_of_stored(name, one, labels[one.trial or 0]) for one in asked if (one.trial or 0) in labels]
     return sorted(found, key=lambda question: question.asked_at)
 
 

@@ -8,6 +8,7 @@ from orchestrator.config.lab import LabConfig
 from orchestrator.errors import BadData, Busy, Fault, InstrumentError, Interlocked, ProtocolDesync, TimedOut
 from orchestrator.execution.alarms import Alarms
 from orchestrator.execution.choosing_instrument import Bench
+from orchestrator.execution.gates import Gates
 from orchestrator.execution.references import References
 from orchestrator.record.store import CampaignStore
 
@@ -32,6 +33,8 @@ class Safety:
     bench: Bench
     references: References = field(init=False)
     alarms: Alarms = field(init=False)
+    gates: Gates | None = None
+    """What must hold right before an order; the executor sets it."""
     avoided: dict[int, set[str]] = field(default_factory=dict)
     """By step id: instruments that failed at it, where the lab wants another one to try."""
 
