@@ -73,7 +73,7 @@ def test_the_example_goes_as_forecast(tmp_path: Path) -> None:
     ]
     assert len(done) == len(last) > 6
     assert all(row.std_error is not None and row.std_error > 0 for row in done)
-    assert campaign.info.spent.hours == pytest.approx(257 / 3600, rel=0.2)
+    assert campaign.info.spent.hours == pytest.approx(257 / 3600, rel=0.3)  # some fail, and are tried again
     by_name = {one.name: one for one in store.resources()}
     fired = sum(a.state in ("RECORDED", "FAILED") for a in store.attempts(campaign.name) if a.step.startswith("fire"))
     assert by_name["argon"].level == pytest.approx(100.0 - 2.0 * fired)
