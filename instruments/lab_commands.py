@@ -120,7 +120,8 @@ def _scan_host(url: str, name: str, path: Path, given: Mapping[str, Any], *, kee
 
 
 async def _scan_sila(host: str, port: int, given: Mapping[str, Any]) -> tuple[Scan, dict[str, Any]]:
-    from instruments.sila.link import Where, is_here
+    from instruments.self_described import is_here
+    from instruments.sila.link import Where
     from instruments.sila.scanning import scan
 
     tls = given["tls"] if given["tls"] is not None else bool(given["root"]) or not is_here(host)
@@ -140,7 +141,7 @@ async def _scan_sila(host: str, port: int, given: Mapping[str, Any]) -> tuple[Sc
 async def _scan_opcua(endpoint: str, given: Mapping[str, Any]) -> tuple[Scan, dict[str, Any]]:
     from instruments.opcua.link import Where
     from instruments.opcua.scanning import scan
-    from instruments.sila.link import is_here
+    from instruments.self_described import is_here
 
     if not is_here(urlsplit(endpoint).hostname or "") and not given["insecure"]:
         message = f"a scan of {endpoint} goes over a link without encryption; say --insecure"

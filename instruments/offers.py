@@ -70,7 +70,12 @@ class OfferOptions(Options):
     key_answer: str = Field(
         default="", description="text answer or value that holds the key of the order that the readings belong to"
     )
-    call_s: float = Field(default=1.0, gt=0, le=60, description="time-out of one call")
+    call_s: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="time-out of one call; long where the call does the work",
+    )
     typical_s: float = Field(default=60.0, gt=0)
     longest_s: float = Field(default=3600.0, gt=0, allow_inf_nan=False)
     cost: float = Field(default=0.0, ge=0)

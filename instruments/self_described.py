@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -107,6 +107,26 @@ class Job:
     def abort_requested(self) -> bool:
         """Say whether the order is to end early."""
         return self.stop or self.events.abort_requested()
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Raise `TimeoutError` when the body takes longer.
+
+    Unlike `asyncio.timeout` alone it also does so where a library raises a subclass of `CancelledError` (asyncua's
+    waiting does when an answer arrives at that very moment), which would else look as if we had been cancelled.
+
+    Args:
+        seconds: that the body may take.
+    """
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except asyncio.CancelledError as error:
+        if limit.expired():
+            raise TimeoutError from error
+        raise
 
 
 def is_here(host: str) -> bool:
@@ -228,7 +248,8 @@ class SelfDescribed:
         """Stop what runs and give the link back."""
         if self._jobs:
             with suppress(Exception):
-                await asyncio.wait_for(self.abort("the instrument is closed"), STOP_S)
+                async with within(STOP_S):
+                    await self.abort("the instrument is closed")
         await self._drop()
 
     async def health(self) -> Health:
@@ -236,7 +257,7 @@ class SelfDescribed:
         if self._identity is None:
             return Health("offline", "not opened")
         try:
-            async with asyncio.timeout(HEALTH_S):
+            async with within(HEALTH_S):
                 health = await self._checked()
         except TimeoutError:
             return Health("offline", f"no answer within {HEALTH_S:g} s")
@@ -281,9 +302,8 @@ class SelfDescribed:
             limit_s: deadline in seconds.
         """
         self._jobs.append(job)
-        limit = asyncio.timeout(limit_s)
         try:
-            async with limit:
+            async with within(limit_s):
                 result: Result = await work
                 return result
         except TimeoutError as error:
@@ -322,13 +342,15 @@ class SelfDescribed:
     async def _ended(self, job: Job, reason: str) -> None:
         job.stop = True
         with suppress(Exception):  # what is reported is that nobody knows how it ended
-            await asyncio.wait_for(self._stop(reason), STOP_S)
+            async with within(STOP_S):
+                await self._stop(reason)
         await self._drop()
 
     async def _drop(self) -> None:
         self._identity = None
         with suppress(Exception):  # a link that is gone cannot always be given back
-            await asyncio.wait_for(self._disconnect(), STOP_S)
+            async with within(STOP_S):
+                await self._disconnect()
 
     async def _checked(self) -> Health:
         o = self.options

@@ -303,6 +303,9 @@ async def test_frozen_killed_and_started_again(given: dict[str, Any], tmp_path: 
         await driver.run(order(), QuietEvents())
     assert time.monotonic() - began < 2.0
     assert refused.value.effect is Effect.NONE
+    if given is KILN:
+        await driver.close()
+        return
     with loopback_servers.start("opcua_furnace", port=server.port):
         assert (await driver.run(order("again"), QuietEvents())).key == "again"
         await driver.close()

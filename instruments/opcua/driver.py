@@ -23,9 +23,10 @@ from instruments.opcua.link import OpcUaOptions, Where, linked, our_errors
 from instruments.opcua.nodes import Unit, explore, find_unit, scan_of
 from instruments.opcua.reading import Since, microseconds, plain
 from instruments.scans import Described, Scan
-from instruments.self_described import Job, Nobody, Seen, SelfDescribed
+from instruments.self_described import Job, Nobody, Seen, SelfDescribed, within
 from orchestrator.domain import (
     Absent,
+    Description,
     Finished,
     Identity,
     JsonObject,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from asyncua import Client
 
 POLL_S = 0.1
+BLIND_S = 5.0
+"""How long the state may come as bad before the work counts as lost from sight; sensors drop out for a moment."""
 
 
 class OpcUa(SelfDescribed):
@@ -73,6 +76,7 @@ class OpcUa(SelfDescribed):
         self._unit: Unit | None = None
         self._booted: datetime | None = None
         self._since = Since(any_age=options.freshness == "any")
+        self._told = 0.0
 
     # The link.
 
@@ -102,7 +106,7 @@ class OpcUa(SelfDescribed):
         client, self._client, self._unit = self._client, None, None
         if client is not None:
             try:
-                async with asyncio.timeout(self.options.call_s):
+                async with within(self.options.call_s):
                     await client.disconnect()
             except (TimeoutError, Exception):  # noqa: BLE001  a link that is gone is given back as far as it goes
                 client.disconnect_socket()
@@ -113,6 +117,7 @@ class OpcUa(SelfDescribed):
         with our_errors({}, "reading the unit"):
             if make is lads.scan_of:
                 await lads.read_templates(unit)
+                await self._linked().load_data_type_definitions()  # of the structures that a start is made of
         return make(unit, address=self.options.endpoint, device={}, unit_path=self.options.unit)
 
     async def _alive(self) -> None:
@@ -133,7 +138,7 @@ class OpcUa(SelfDescribed):
         keyed = bool(self.options.key_parameter and self.options.key_value)
         return Recovery.QUERYABLE if programs or keyed else Recovery.BLIND
 
-    async def describe(self) -> Any:
+    async def describe(self) -> Description:
         """Declare what the scan file and the options say; no device is touched."""
         if self.options.state and not self.options.busy:
             message = "'state' alone does not tell when the work is over; list under 'busy' what it holds meanwhile"
@@ -161,7 +166,11 @@ class OpcUa(SelfDescribed):
 
     async def _ready(self) -> None:
         """Refuse before anything is written: a set-point would reach into somebody else's work."""
-        health = await self._checked()
+        try:
+            health = await self._checked()
+        except BadData as error:
+            message = f"{error}; nothing was started"
+            raise Fault(message, effect=Effect.NONE) from error
         if health.state == "busy":
             message = f"the device is at work ({health.detail})"
             raise Busy(message)
@@ -181,10 +190,20 @@ class OpcUa(SelfDescribed):
             variant = ua.Variant(value.to_device(wanted), unit.types[value.source])
             with our_errors(self.options.errors, f"setting {name}", lost=Effect.UNKNOWN):
                 await unit.variables[value.source].write_value(ua.DataValue(variant))
-            held = (await self._value(value)).value
+            held = await self._held(value)
             if not _same(held, wanted, value):
                 message = f"{name} was set to {wanted} {value.unit}, and the device holds {held}; nothing was started"
                 raise Rejected(message)
+
+    async def _held(self, value: Described) -> float | str:
+        """Read a set-point that was just written."""
+        try:
+            return (await self._value(value)).value
+        except (NotConnected, TimedOut) as error:
+            raise type(error)(str(error), effect=Effect.UNKNOWN) from error
+        except BadData as error:
+            message = f"{value.name} was set, and cannot be read back: {error}; nothing was started"
+            raise Fault(message, effect=Effect.NONE) from error
 
     async def _call(self, job: Job, path: str) -> Mapping[str, Any]:
         """Call a method with the order's arguments: the one transmission of the start."""
@@ -206,12 +225,11 @@ class OpcUa(SelfDescribed):
         if state is None:
             return  # the method's answer is the end
         begun, seen_busy, relinked = time.monotonic(), False, False
+        self._told = begun
         while True:
             try:
-                held = str((await self._value(state)).value)
-                if held in self.options.busy:
-                    seen_busy = True
-                    await self._tell_progress(job)
+                held = await self._look(job, state)
+                seen_busy |= held in self.options.busy
             except (NotConnected, TimedOut) as lost:
                 if relinked:
                     raise type(lost)(str(lost), effect=Effect.UNKNOWN) from lost
@@ -227,6 +245,20 @@ class OpcUa(SelfDescribed):
         if job.abort_requested():
             message = f"{job.offer.name} was stopped on request"
             raise Aborted(message)
+
+    async def _look(self, job: Job, state: Described) -> str:
+        """Read the state and tell the progress; a state that comes as bad for a moment counts as at work."""
+        try:
+            held = str((await self._value(state)).value)
+            if held in self.options.busy:
+                await self._tell_progress(job)
+        except BadData as error:
+            if time.monotonic() - self._told > BLIND_S:
+                message = f"the device does not tell any more whether it works: {error}"
+                raise Fault(message) from error
+            return self.options.busy[0]
+        self._told = time.monotonic()
+        return held
 
     def _refuse_trouble(self, job: Job, held: str) -> None:
         if held in self.options.interlocked:
@@ -275,11 +307,7 @@ class OpcUa(SelfDescribed):
         for answer in command.answers if command else ():
             if answer.source in answers and answer.numeric:
                 found[answer.name] = Seen(answer.from_device(answers[answer.source]))
-        try:
-            return await self._result(job, found, answers)
-        except (NotConnected, TimedOut) as error:
-            message = f"{job.offer.name} was done, but its values could not be read: {error}"
-            raise BadData(message) from error
+        return await self._result(job, found, answers)
 
     # LADS programs.
 
@@ -287,7 +315,7 @@ class OpcUa(SelfDescribed):
         unit = self._nodes()
         if not started:
             with our_errors(self.options.errors, job.offer.name, lost=Effect.UNKNOWN):
-                run = await lads.start(self._linked(), unit, job)
+                run = await lads.start(unit, job)
             await job.events.accepted({"capability": job.offer.name, "key": job.key, "run": str(run)})
             if job.abort_requested():
                 await self._stop("it was to end before it had begun")

@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from instruments.opcua.nodes import Unit
 from instruments.scans import Command, Described, Scan, snake, unique
 from instruments.self_described import Job
 from orchestrator.errors import Fault
-
-if TYPE_CHECKING:
-    from asyncua import Client
 
 PROGRAM = "program"
 START = "StartProgram"
@@ -119,11 +116,10 @@ def stop_method(unit: Unit) -> str:
     return next((path for name in STOPS if (path := _method(unit, name)) is not None), "")
 
 
-async def start(client: Client, unit: Unit, job: Job) -> Any:
+async def start(unit: Unit, job: Job) -> Any:
     """Start a program with our key as its task id.
 
     Args:
-        client: connected.
         unit: the functional unit.
         job: the order.
 
@@ -138,7 +134,6 @@ async def start(client: Client, unit: Unit, job: Job) -> Any:
         raise Fault(message)
     parent, method = unit.methods[path]
     takes, _ = unit.arguments[path]
-    await client.load_data_type_definitions()
     pairs = {function_of(p): p.to_device(job.settings[name]) for name, p in job.offer.parameters.items()}
     given = {
         "ProgramTemplateId": job.offer.command.source,

@@ -14,8 +14,7 @@ from urllib.parse import urlparse
 from pydantic import Field, model_validator
 
 from instruments.offers import OfferOptions
-from instruments.self_described import CONNECT_S, MEANINGS
-from instruments.sila.link import is_here
+from instruments.self_described import CONNECT_S, MEANINGS, is_here, within
 from orchestrator.errors import (
     Busy,
     Effect,
@@ -150,7 +149,7 @@ async def linked(where: Where, call_s: float) -> Client:
         if where.user_env:
             client.set_user(_secret(where.user_env))
             client.set_password(_secret(where.password_env))
-        async with asyncio.timeout(CONNECT_S):
+        async with within(CONNECT_S):
             if where.security != "None":
                 parts = (where.security, where.mode, where.certificate, where.private_key, where.server_certificate)
                 await client.set_security_string(",".join(str(part) for part in parts if part is not None))

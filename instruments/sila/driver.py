@@ -221,11 +221,7 @@ class Sila(SelfDescribed):
         if missing:
             message = f"{job.offer.name} ended without its {', '.join(missing)}"
             raise BadData(message)
-        try:
-            return await self._result(job, found, answers)
-        except (NotConnected, TimedOut) as error:
-            message = f"{job.offer.name} was done, but its read-back could not be read: {error}"
-            raise BadData(message) from error
+        return await self._result(job, found, answers)
 
     # Stopping.
 

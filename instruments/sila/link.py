@@ -6,7 +6,6 @@ a server that froze (measured).
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from instruments.offers import OfferOptions
-from instruments.self_described import CONNECT_S, MEANINGS
+from instruments.self_described import CONNECT_S, MEANINGS, is_here
 from orchestrator.domain import Identity
 from orchestrator.errors import (
     BadData,
@@ -64,14 +63,6 @@ class SilaOptions(OfferOptions):
             message = "'certificate' and 'private_key' belong together; give both or none"
             raise ValueError(message)
         return self
-
-
-def is_here(host: str) -> bool:
-    """Say whether a host is this computer."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True)
