@@ -23,7 +23,7 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 
 from instruments.drop_folder import DropFolder, Format, Habits
-from instruments.operator import Operator, OperatorOptions
+from instruments.operator import DeskInstrument, OperatorOptions
 from orchestrator.domain import Running, Unsure, Whereabouts
 from orchestrator.protocols import InputPath
 
@@ -43,7 +43,7 @@ class FileDropOptions(OperatorOptions):
     who: str = Field(default="file drop", min_length=1, description="who measures, where results name nobody")
 
 
-class FileDrop(Operator):
+class FileDrop(DeskInstrument):
     """Lay orders down as files, and wait for result files.
 
     Args:

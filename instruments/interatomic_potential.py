@@ -43,6 +43,7 @@ class PotentialOptions(Options):
     threads: int = Field(default=1, ge=1, description="that torch may use in each slot")
     process: bool | None = Field(default=None, description="each slot in its own process; default: for chgnet, not emt")
     longest_s: float = Field(default=600.0, ge=2.0, description="an order that takes longer hangs")
+    longest_path_s: float = Field(default=86400.0, ge=2.0, description="the same of a path of molecular dynamics")
     duration: float = Field(default=5.0, ge=0.01, le=1000, description="of a path, in ps, where the order names none")
     friction: float = Field(default=0.01, gt=0, le=1, description="of the thermostat, in 1/fs")
     settle: float = Field(default=0.25, ge=0, le=10, description="share of the path that is run first, uncounted")
@@ -75,14 +76,14 @@ class InteratomicPotential(BlockingInstrument):
                     outputs=outputs,
                     parameters=parameters,
                     takes_structure=True,
-                    typical_s=min(typical_s, self.options.longest_s),
-                    longest_s=self.options.longest_s,
+                    typical_s=min(typical_s, longest_s),
+                    longest_s=longest_s,
                     fidelity=f"potential:{version}",
                 )
-                for name, outputs, parameters, typical_s in (
-                    ("relax", (*NUMBERS, RELAXED), (), 2.0),
-                    ("single_point", NUMBERS, (), 0.2),
-                    ("molecular_dynamics", (*MEANS, LAST), self._path_parameters(), 60.0),
+                for name, outputs, parameters, typical_s, longest_s in (
+                    ("relax", (*NUMBERS, RELAXED), (), 2.0, self.options.longest_s),
+                    ("single_point", NUMBERS, (), 0.2, self.options.longest_s),
+                    ("molecular_dynamics", (*MEANS, LAST), self._path_parameters(), 60.0, self.options.longest_path_s),
                 )
             ),
             recovery=Recovery.IDEMPOTENT,

@@ -77,15 +77,14 @@ class OperatorOptions(Options):
     cost: float = Field(default=0.0, ge=0)
 
 
-class Operator:
-    """Ask a person, and wait for the answer in the inbox.
+class DeskInstrument:
+    """Lay an order down at a desk, and wait for the answer: what people and other programs have in common.
 
     Args:
         options: outputs, parameters and the folder.
     """
 
-    Options: ClassVar[type[BaseModel]] = OperatorOptions
-    who: ClassVar[str] = "operator"
+    who: ClassVar[str] = "desk"
 
     def __init__(self, options: OperatorOptions) -> None:
         self.options = options
@@ -178,18 +177,6 @@ class Operator:
         wanted = [key for key, events in self._waiting.items() if events.abort_requested()]
         self._stops.update(dict.fromkeys(wanted or self._waiting, reason))
 
-    def cards(self) -> list[JsonObject]:
-        """Read the cards that wait for an answer, oldest first."""
-        return list(tasks.waiting(self.folder))
-
-    def reply(self, answer: JsonObject) -> None:
-        """Take an answer, as `matloop instrument answer` does.
-
-        Raises:
-            AnswerError: it is not what the card expects, or the card was answered already.
-        """
-        tasks.answer(self.folder, answer)
-
     def _whereabouts(self, key: str) -> Whereabouts:
         card = self.desk.card(key)
         if card is None:
@@ -229,3 +216,26 @@ class Operator:
     def _forget(self, key: str) -> None:
         self._waiting.pop(key, None)
         self._stops.pop(key, None)
+
+
+class Operator(DeskInstrument):
+    """Ask a person, and wait for the answer in the inbox.
+
+    Args:
+        options: outputs, parameters and the folder.
+    """
+
+    Options: ClassVar[type[BaseModel]] = OperatorOptions
+    who: ClassVar[str] = "operator"
+
+    def cards(self) -> list[JsonObject]:
+        """Read the cards that wait for an answer, oldest first."""
+        return list(tasks.waiting(self.folder))
+
+    def reply(self, answer: JsonObject) -> None:
+        """Take an answer, as `matloop instrument answer` does.
+
+        Raises:
+            AnswerError: it is not what the card expects, or the card was answered already.
+        """
+        tasks.answer(self.folder, answer)

@@ -211,6 +211,30 @@ class OphydDevice:
             self._stopped = reason
             await self._stop_now()
 
+    async def make_safe(self) -> None:
+        """Stop, and write the set-points of the safe state.
+
+        Raises:
+            Rejected: neither 'stop' nor 'safe' is declared.
+            TimedOut: a set-point was not taken in time.
+        """
+        if self.options.stop is None and not self.options.safe:
+            message = "no safe state is declared; give 'stop' or 'safe' among the options, and stop it by hand now"
+            raise Rejected(message)
+        await self.open()
+        self._stopped = "it is made safe" if self._job is not None else ""
+        await self._stop_now()
+        links = self._links
+        if links is None:
+            message = "the link was closed"
+            raise NotConnected(message)
+        for name, value in self.options.safe.items():
+            try:
+                await asyncio.wait_for(_awaited(links.set(f"set {name}", value)), STOP_S)
+            except TimeoutError as error:
+                message = f"the safe value {value} of {name} was not taken within {STOP_S:g} s; stop it by hand"
+                raise TimedOut(message) from error
+
     async def _work(self, order: Order, wanted: dict[str, float | str], events: Events) -> Result:
         links = self._links
         if links is None:

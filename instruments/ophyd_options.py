@@ -89,6 +89,7 @@ class OphydOptions(Options):
     start: Command | None = Field(default=None, description="written once, when every set-point has arrived")
     busy: BusyFlag | None = Field(default=None, description="looked at before, and waited for after the start")
     stop: Command | None = Field(default=None, description="written on an abort and when the time is up")
+    safe: dict[str, float | str] = Field(default_factory=dict, description="set-points of the safe state")
     rise_s: float = Field(default=0.5, ge=0, description="how long after the start 'busy' may still say idle")
     connect_s: float = Field(default=1.5, gt=0, le=30)
     egu: dict[str, str] = Field(default_factory=dict, description="what the device calls a unit → our name: {C: degC}")
@@ -104,6 +105,10 @@ class OphydOptions(Options):
         by_attribute = [place for place in places if place is not None and place.attribute is not None]
         if by_attribute and self.device is None and not (info.context or {}).get("device"):
             message = f"{by_attribute[0].text()!r} is an attribute, and no 'device' is named"
+            raise ValueError(message)
+        unknown = sorted(set(self.safe) - set(self.signals))
+        if unknown:
+            message = f"'safe' names {', '.join(unknown)}; the signals are: {', '.join(self.signals) or 'none'}"
             raise ValueError(message)
         if by_pv and not self.servers:
             message = "'servers' is empty; name host:port of each EPICS server, such as [10.0.0.7:5064]"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -22,13 +22,14 @@ from instruments.file_drop import FileDrop, FileDropOptions
 from instruments.tasks import AnswerError
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running, Unsure
 from orchestrator.errors import Aborted, Effect, Fault, Rejected
+from orchestrator.protocols import AsksPeople
 
 KEY = "3fa9" + "0" * 60
 
 
 def drop(folder: Path, **options: Any) -> FileDrop:
     """Build the driver."""
-    given = {
+    content = {
         "folder": folder,
         "capability": "bake",
         "outputs": {"strength": "MPa"},
@@ -38,7 +39,7 @@ def drop(folder: Path, **options: Any) -> FileDrop:
         "longest_s": 20.0,
         **options,
     }
-    return FileDrop(FileDropOptions.model_validate(given))
+    return FileDrop(FileDropOptions.model_validate(content))
 
 
 def order(key: str = KEY) -> Order:
@@ -250,6 +251,7 @@ async def test_a_key_is_never_a_path(tmp_path: Path, key: str) -> None:
     assert listed(tmp_path / "share" / "outbox") == []
 
 
+@settings(deadline=None, max_examples=50)  # it syncs files, which a busy disk takes its time for
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_or_wait(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     """Whatever stands in the inbox, nothing but the errors of the desk comes out."""
@@ -271,7 +273,8 @@ def test_any_bytes_are_refused_or_wait(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_options(tmp_path: Path) -> None:
-    """The folder must be named: it is shared with somebody."""
+    """The folder must be named: it is shared with somebody; and its orders are no cards for people."""
+    assert not isinstance(drop(tmp_path), AsksPeople)
     with pytest.raises(ValidationError, match="folder"):
         FileDropOptions.model_validate({"outputs": {"y": "MPa"}})
     with pytest.raises(ValidationError, match="done"):

@@ -21,6 +21,7 @@ from instruments.ophyd_links import Channels
 from instruments.ophyd_options import OphydOptions
 from orchestrator.domain import Order, Quality, Quantity, Result
 from orchestrator.errors import Aborted, BadData, Busy, Effect, NotConnected, Rejected, TimedOut
+from orchestrator.protocols import SafeState
 from tests.loopback_servers import Server, start
 
 PVS: dict[str, Any] = {
@@ -196,6 +197,18 @@ async def test_a_server_that_dies_and_comes_back(port: int) -> None:
             await asyncio.sleep(0.1)
         assert isinstance(await driver.run(order(key="k3"), QuietEvents()), Result)
     await driver.close()
+
+
+async def test_the_safe_state(furnace: Server) -> None:
+    """Stop is written, then the safe set-points; without any declared it says so."""
+    driver = epics(furnace.port, safe={"temperature": 30.0})
+    assert isinstance(driver, SafeState)
+    await driver.run(order(), QuietEvents())
+    await driver.make_safe()
+    assert await count(driver, "STOPS") == 1
+    assert await count(driver, "T:SP") == 30
+    with pytest.raises(Rejected, match="no safe state"):
+        await epics(furnace.port, stop=None).make_safe()
 
 
 async def test_a_frozen_server(furnace: Server) -> None:
