@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from instruments.simulated.wire import FAULTS
+from orchestrator.errors import InstrumentError
 from tests import wire_adapters
 from tests.benchmarks.units import HERE, Unit, protocol, row, run_missing, say, split_arguments, summarise
 from tests.wire_chaos import Bench
@@ -26,6 +27,8 @@ from tests.wire_epics import EPICS
 ROOT = HERE.parents[1]
 ADAPTERS = {**wire_adapters.ADAPTERS, EPICS.name: EPICS}
 SEEDS = 10
+TRIES = 5
+"""A busy computer does not always open a session in time; that is no fault on the wire."""
 SCRIPT = "script"
 CODE = {
     "scpi": ["instruments/scpi"],
@@ -44,13 +47,22 @@ FILES = ["instruments/simulated/wire.py", "tests/wire_chaos.py", "tests/wire_ada
 
 
 async def _measure(name: str, seed: int) -> dict[str, Any]:
-    adapter = ADAPTERS[name]
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        with adapter.start(folder) as server:
-            bench = Bench(adapter, server, folder)
-            await bench.rehearse()
-            return {fault: await bench.cell(fault, seed) for fault in FAULTS}
+    adapter, cells, tries = ADAPTERS[name], {}, TRIES
+    while len(cells) < len(FAULTS):
+        with tempfile.TemporaryDirectory() as text:
+            folder = Path(text)
+            with adapter.start(folder) as server:
+                bench = Bench(adapter, server, folder)
+                try:
+                    await bench.rehearse()
+                    for fault in FAULTS:
+                        if fault not in cells:
+                            cells[fault] = await bench.cell(fault, seed)
+                except InstrumentError:  # the session could not be opened, before any fault: begin with a fresh server
+                    tries -= 1
+                    if not tries:
+                        raise
+    return {fault: cells[fault] for fault in FAULTS}
 
 
 def measure(unit: Unit) -> Mapping[str, Any]:
