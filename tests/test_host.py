@@ -488,3 +488,13 @@ async def test_tls_is_trusted_by_its_certificate_alone(home: Home) -> None:
     with pytest.raises(InstrumentError) as plain:
         await remote(server).open()
     assert plain.value.effect is Effect.NONE
+
+
+def test_a_host_needs_few_libraries() -> None:
+    """The host loads neither torch nor the database, Prefect or pandas: it runs beside a vendor's libraries."""
+    code = (
+        "import sys, instruments.host.server, instruments.host.hosted, instruments.host.commands, uvicorn;"
+        "print(sorted({'torch', 'sqlalchemy', 'prefect', 'pandas', 'pymatgen', 'ase', 'scipy'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == "[]"
