@@ -97,27 +97,25 @@ class Front:
         capability = self.device.capability()
         unit = await self.server.nodes.objects.add_object(space, camel(self.device.name))
         for parameter in capability.parameters:
-            start = self.device.setpoints[parameter.name]
-            self.setpoints[parameter.name] = await _variable(unit, space, parameter, start)
+            now = self.device.setpoints[parameter.name]
+            self.setpoints[parameter.name] = await _variable(unit, space, parameter, now)
         for output in capability.outputs:
             self.outputs[output.name] = await _variable(unit, space, output, math.nan)
         for name, value in {STATE: "Idle", LAST: "", SHOWN: "", "Message": ""}.items():
             self.words[name] = await unit.add_variable(space, name, value)
 
-        @uamethod
         async def start(_: Any, *given: Any) -> Any:
             code = self._start(given)
             await self.show()
             return None if code is None else ua.StatusCode(getattr(ua.StatusCodes, code))
 
-        @uamethod
         def stop(_: Any) -> None:
             self.device.abort()
 
         arguments = [_argument(camel(p.name), ua.VariantType.Double, p.unit) for p in capability.parameters]
         arguments.append(_argument(KEY, ua.VariantType.String, ""))
-        await unit.add_method(space, camel(capability.name), start, arguments, [])
-        await unit.add_method(space, STOP, stop, [], [])
+        await unit.add_method(space, camel(capability.name), uamethod(start), arguments, [])
+        await unit.add_method(space, STOP, uamethod(stop), [], [])
 
     def _start(self, given: tuple[Any, ...]) -> str | None:
         """Begin a job, and return the status code of a refusal."""

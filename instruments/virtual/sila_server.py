@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from instruments.virtual.device import Device, RefusedError
@@ -170,7 +171,7 @@ def _implementation(server: Any, feature: Any, device: Device) -> Any:
         f"get_{STATE}": told(lambda: "DoorOpen" if device.door_open else state[device.busy]),
     }
     for parameter in capability.parameters:
-        members[f"get_{camel(parameter.name)}"] = told(lambda name=parameter.name: device.setpoints[name])
+        members[f"get_{camel(parameter.name)}"] = told(partial(device.setpoints.__getitem__, parameter.name))
     return type(camel(device.name), (FeatureImplementationBase,), members)(server)
 
 
