@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +21,13 @@ from instruments.drills import QuietEvents
 from instruments.ophyd_device import OphydDevice, from_ophyd
 from instruments.ophyd_links import Channels
 from instruments.ophyd_options import OphydOptions
+from orchestrator import loop
+from orchestrator.campaign import Campaign
 from orchestrator.domain import Order, Quality, Quantity, Result
 from orchestrator.errors import Aborted, BadData, Busy, Effect, NotConnected, Rejected, TimedOut
 from orchestrator.protocols import SafeState
+from orchestrator.record.states import TrialState
+from orchestrator.record.store import CampaignStore
 from tests.loopback_servers import Server, start
 
 PVS: dict[str, Any] = {
@@ -377,3 +383,36 @@ async def test_out_of_bounds_is_refused_unopened() -> None:
     """Nothing is connected for an order that cannot be carried out."""
     with pytest.raises(Rejected):
         await epics(1).run(order(3000.0), QuietEvents())
+
+
+LAB = """
+name: beam-line
+instruments:
+  furnace:
+    use: ophyd
+    options: {options}
+"""
+CAMPAIGN = """
+name: epics
+objectives: [{property: density, unit: percent, goal: maximize}]
+space: {use: box, options: {parameters: {temperature: {unit: kelvin, min: 400, max: 1100, resolution: 1}}}}
+procedure: [{step: fire, instrument: furnace, inputs: {gas: {value: argon}}}]
+budget: {trials: 3}
+"""
+
+
+def test_a_campaign_over_epics(furnace: Server, tmp_path: Path) -> None:
+    """Three trials in another unit than the device's; what was read back is learned; channels are given back."""
+    options = json.dumps({**PVS, "servers": [f"127.0.0.1:{furnace.port}"]})
+    (tmp_path / "lab.yaml").write_text(LAB.replace("{options}", options))
+    (tmp_path / "campaign.yaml").write_text(CAMPAIGN)
+    store = CampaignStore.open(tmp_path / "store.db")
+    campaign = Campaign.create(tmp_path / "campaign.yaml", store=store, actor="test")
+    assert "budget" in asyncio.run(loop.run(campaign))
+    trials = store.trials("epics")
+    assert [trial.state for trial in trials] == [TrialState.COMPLETED] * 3
+    for trial, row in zip(trials, store.dataset("epics").rows, strict=True):
+        kelvin = trial.candidate.parameters["temperature"]
+        assert row.applied["temperature"] == pytest.approx(kelvin, abs=0.6)
+        assert row.value == pytest.approx(50 + (float(kelvin) - 273.15) / 20, abs=0.1)
+    assert Channels.users == 0
