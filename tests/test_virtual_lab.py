@@ -14,13 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from instruments import conformance
+from instruments.drills import QuietEvents
 from instruments.virtual.chemistry import Sample
 from instruments.virtual.commands import virtual_lab
 from instruments.virtual.device import VIAL
 from instruments.virtual.lab import Plan, VirtualLab
 from orchestrator import loop, plugins
 from orchestrator.campaign import Campaign
-from orchestrator.domain import Quantity
+from orchestrator.domain import Order, Quantity
+from orchestrator.errors import BadData
 from orchestrator.record.store import CampaignStore
 
 EXAMPLE = Path(__file__).parent.parent / "campaigns" / "virtual" / "virtual_synthesis.yaml"
@@ -90,6 +92,36 @@ def test_a_campaign_records_what_happened(lab: VirtualLab, tmp_path: Path) -> No
     best = max(one.value for one in measured if one.property == "conductivity")
     assert best > 1e-3  # S/cm: a pellet that conducts
     store.close()
+
+
+def test_numbers_of_another_order_are_refused(tmp_path: Path) -> None:
+    """A display that did not follow looks as good as a new one; the order's key or the time of the number tells."""
+    devices = ("tube_furnace", "diffractometer", "probe")
+    plan = Plan(tmp_path, seed=1, speed=1e6, faults=1.0, kinds=("stale",), devices=devices)
+    world = plan.world()
+    vial = float(world.new_vial())
+    world.keep(round(vial), Sample.mixed(650.0, 385.0))
+
+    async def orders(lab: VirtualLab, device: str) -> list[str]:
+        content = entry(lab, device)
+        driver = plugins.build("instruments", content["use"], content["options"], base=None, allowed_modules=())
+        (capability,) = (await driver.describe()).capabilities
+        middle = {p.name: Quantity(p.default or ((p.low + p.high) / 2), p.unit) for p in capability.parameters}
+        settings = {**middle, VIAL: Quantity(vial, "dimensionless")}
+        ends = []
+        for key in ("first", "second"):
+            try:
+                await driver.run(Order(key, capability.name, settings), QuietEvents())
+                ends.append("good")
+            except BadData as error:
+                ends.append(f"refused, {error.effect}")
+        await driver.close()
+        return ends
+
+    with VirtualLab(plan) as lab:
+        lab.write()
+        for device in devices:
+            assert asyncio.run(orders(lab, device)) == ["good", "refused, done"], device
 
 
 def test_a_device_comes_back_on_its_port_and_remembers(lab: VirtualLab) -> None:

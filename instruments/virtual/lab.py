@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from instruments.virtual.device import FAULTS, Device, FaultKind
 from instruments.virtual.devices import DEVICES
@@ -20,8 +21,10 @@ from instruments.virtual.serve import PROTOCOLS
 from instruments.virtual.world import World
 from orchestrator.errors import NotConnected
 
+T = TypeVar("T")
 START_S = 60.0
 """An OPC UA address space and pymatgen take seconds to load, on a busy computer many."""
+SCANS = 5
 SAFE = {"tube_furnace": {"temperature": {"max": 1650.0}}}
 """Safety envelope of the lab file."""
 
@@ -170,6 +173,14 @@ class VirtualLab:
         return int(line.split()[1])
 
 
+def _patiently(scan: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Scan, and again where a busy computer needs longer than the two seconds after which a device counts as dead."""
+    for _ in range(SCANS - 1):
+        with suppress(NotConnected):
+            return asyncio.run(scan())
+    return asyncio.run(scan())
+
+
 def _scpi(device: Device, port: int, through: int, folder: Path) -> dict[str, Any]:
     from instruments.virtual.scpi_server import device_file  # noqa: PLC0415  with its protocol
 
@@ -187,7 +198,7 @@ def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, An
     from instruments.virtual.sila_server import options  # noqa: PLC0415  with its protocol
 
     path = folder / f"{device.name}.json"
-    scans.write(asyncio.run(scan(Where("127.0.0.1", port, tls=False))), path)
+    scans.write(_patiently(lambda: scan(Where("127.0.0.1", port, tls=False))), path)
     return {"use": "sila", "options": options(device, through, str(path.resolve()))}
 
 
@@ -199,7 +210,7 @@ def _opcua(device: Device, port: int, through: int, folder: Path) -> dict[str, A
 
     path = folder / f"{device.name}.json"
     entry = options(device, through, str(path.resolve()))
-    scans.write(asyncio.run(scan(Where(f"opc.tcp://127.0.0.1:{port}"), entry["unit"])), path)
+    scans.write(_patiently(lambda: scan(Where(f"opc.tcp://127.0.0.1:{port}"), entry["unit"])), path)
     return {"use": "opcua", "options": entry}
 
 
