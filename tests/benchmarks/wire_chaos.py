@@ -26,7 +26,7 @@ from tests.wire_epics import EPICS
 
 ROOT = HERE.parents[1]
 ADAPTERS = {**wire_adapters.ADAPTERS, EPICS.name: EPICS}
-SEEDS = 10
+SEEDS = 5
 TRIES = 5
 """A busy computer does not always open a session in time; that is no fault on the wire."""
 SCRIPT = "script"
@@ -143,7 +143,11 @@ def main() -> None:
     parser.add_argument("--adapter", choices=sorted(ADAPTERS), nargs="+", default=list(ADAPTERS), help="only these")
     chosen = parser.parse_args()
     codes = {name: code(name) for name in ADAPTERS}
-    units = [Unit(f"{name}/seed {seed}", {"adapter": name, "seed": seed}) for seed in range(SEEDS) for name in ADAPTERS]
+    units = [
+        Unit(f"{name}/seed {seed}", {"adapter": name, "seed": seed, "code": codes[name]})
+        for seed in range(SEEDS)
+        for name in ADAPTERS
+    ]
     lines = run_missing(
         "wire_chaos",
         [unit for unit in units if unit.parameters["adapter"] in chosen.adapter],
