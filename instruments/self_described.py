@@ -8,6 +8,7 @@ order, deadlines inside the adapter, health during a job, and a fresh link after
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ipaddress
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -44,14 +45,15 @@ from orchestrator.errors import (
     InstrumentError,
     Interlocked,
     NotConnected,
+    PluginError,
     ProtocolDesync,
     Rejected,
     TimedOut,
 )
 from orchestrator.protocols import Events
 
-CONNECT_S = 1.8
-"""A dead address is known within two seconds."""
+CONNECT_S = 1.4
+"""A dead address is known within two seconds, on a busy computer too."""
 HEALTH_S = 0.9
 """`health` must answer within a second."""
 STOP_S = 3.0
@@ -107,6 +109,22 @@ class Job:
     def abort_requested(self) -> bool:
         """Say whether the order is to end early."""
         return self.stop or self.events.abort_requested()
+
+
+async def imported(module: str, install: str) -> None:
+    """Import a library on a thread: large ones would hold up every other instrument.
+
+    Args:
+        module: to import.
+        install: what to say where it is missing.
+
+    Raises:
+        PluginError: it is not installed.
+    """
+    try:
+        await asyncio.to_thread(importlib.import_module, module)
+    except ImportError as error:
+        raise PluginError(install) from error
 
 
 @asynccontextmanager

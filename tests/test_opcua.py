@@ -180,7 +180,8 @@ async def test_a_program_runs_with_our_key(server: loopback_servers.Server, tmp_
 async def test_it_keeps_the_contract(given: dict[str, Any], server: loopback_servers.Server, tmp_path: Path) -> None:
     """Conformance level 2 against the server."""
     driver = await _device(server.port, tmp_path, given)
-    assert conformance.failures(await conformance.check(driver, level=2, send=True)) == []
+    failed = conformance.failures(await conformance.check(driver, level=2, send=True))
+    assert not failed, "\n".join(map(str, failed))
 
 
 async def test_refusals_come_as_returned_status_codes(slow: loopback_servers.Server, tmp_path: Path) -> None:

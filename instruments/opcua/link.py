@@ -14,14 +14,13 @@ from urllib.parse import urlparse
 from pydantic import Field, model_validator
 
 from instruments.offers import OfferOptions
-from instruments.self_described import CONNECT_S, MEANINGS, is_here, within
+from instruments.self_described import CONNECT_S, MEANINGS, imported, is_here, within
 from orchestrator.errors import (
     Busy,
     Effect,
     Fault,
     InstrumentError,
     NotConnected,
-    PluginError,
     Rejected,
     TimedOut,
 )
@@ -139,10 +138,9 @@ async def linked(where: Where, call_s: float) -> Client:
         PluginError: the library is not installed.
         NotConnected: no server answers there, or it lets nobody in.
     """
-    try:
-        from asyncua import Client, ua  # noqa: PLC0415  optional
-    except ImportError as error:
-        raise PluginError(INSTALL) from error
+    await imported("asyncua", INSTALL)
+    from asyncua import Client, ua  # noqa: PLC0415  optional, and loaded by now
+
     client = Client(where.endpoint, timeout=call_s)
     client.session_timeout = SESSION_MS
     try:

@@ -9,6 +9,7 @@ our key and a property tells the last one (options `key_parameter`, `key_value`)
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -75,6 +76,12 @@ class Sila(SelfDescribed):
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    async def close(self) -> None:
+        """Stop what runs and give the link back."""
+        await super().close()
+        # Ended streams of the library refer to themselves; a socket and a thread live on until they are collected.
+        gc.collect()
 
     async def _scan(self) -> Scan:
         client = self._linked()
@@ -168,9 +175,9 @@ class Sila(SelfDescribed):
                 return await execution.get_responses(timeout=call_ms)
         finally:
             following.cancel()
-            execution.cancel()
             with suppress(BaseException):
                 await following
+            execution.cancel()
 
     async def _until_done(self, job: Job, stream: Any) -> None:
         news = asyncio.ensure_future(anext(stream, None))

@@ -6,7 +6,7 @@ a server that froze (measured).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from instruments.offers import OfferOptions
-from instruments.self_described import CONNECT_S, MEANINGS, is_here
+from instruments.self_described import CONNECT_S, MEANINGS, imported, is_here
 from orchestrator.domain import Identity
 from orchestrator.errors import (
     BadData,
@@ -24,7 +24,6 @@ from orchestrator.errors import (
     Fault,
     InstrumentError,
     NotConnected,
-    PluginError,
     Rejected,
     TimedOut,
 )
@@ -32,6 +31,7 @@ from orchestrator.protocols import InputPath
 
 if TYPE_CHECKING:
     from sila.client import Client
+    from sila.framework.constraints.schema import Schema
 
 INSTALL = "SiLA 2 needs the library unitelabs-sila; install it with: pip install 'matloop[sila]'"
 
@@ -99,13 +99,10 @@ class Where:
             call_s: time-out of each call, in seconds.
 
         Raises:
-            PluginError: the library is not installed.
             NotConnected: a certificate cannot be read.
         """
-        try:
-            from sila.client import Client, ClientConfig  # noqa: PLC0415  optional
-        except ImportError as error:
-            raise PluginError(INSTALL) from error
+        from sila.client import Client, ClientConfig  # noqa: PLC0415  optional, and loaded by now
+
         # The library's retries are for reads; whether a start was carried out before it was lost, it cannot know.
         options: dict[str, Any] = {"grpc.enable_retries": 0}
         if self.tls_name:
@@ -143,9 +140,15 @@ async def linked(where: Where, call_s: float) -> Client:
         PluginError: the library is not installed.
         NotConnected: nothing that speaks SiLA 2 answers there.
     """
-    client = where.client(call_s)
+    await imported("sila.client", INSTALL)
     from sila.client import SiLAError  # noqa: PLC0415  optional, and loaded by now
+    from sila.framework.constraints.schema import Schema  # noqa: PLC0415  as above
 
+    # A feature may name the schema of a text by URL. The library fetches it while it reads the feature: a request that
+    # the device chooses, from our computer; and building one validator holds up the event loop for 0.1 s (measured).
+    Schema.get_validator = _no_schema  # type: ignore[method-assign]  # only numbers and choices are used here
+
+    client = where.client(call_s)
     try:
         await client.open(timeout=CONNECT_S * 1000)
     except (SiLAError, OSError) as error:
@@ -223,6 +226,10 @@ def _declared(error: Any, meanings: Mapping[str, str], doing: str) -> Instrument
         hint = f"say what it means in the options: errors: {{{name}: interlocked}} (or rejected, busy, bad_data, …)"
         return Fault(f"{doing}: the device reports {name}: {error.message}; {hint}")
     return MEANINGS[meaning](f"{doing}: the device reports {name}: {error.message}")
+
+
+def _no_schema(_: Schema) -> Callable[[str], None]:
+    return lambda _text: None
 
 
 def _bytes(path: Path | None) -> bytes | None:
