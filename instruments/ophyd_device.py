@@ -250,6 +250,9 @@ class OphydDevice:
         if self.options.start is not None:
             self._sent = True
             await self._watched(links.set("start", self.options.start.value), events)
+        if links.has("trigger"):
+            self._sent = True
+            await self._watched(links.trigger(), events)
         await self._finished(links, events)
         readings = [await self._reading(links, name, before[name]) for name in self.options.outputs]
         kinds = self.options.signals
@@ -302,7 +305,8 @@ class OphydDevice:
     async def _reading(self, links: Links, name: str, before: Seen) -> Reading:
         place = self.options.outputs[name]
         seen = await links.see(f"output {name}")
-        if self.options.start is not None and seen.at == before.at:
+        asked = self.options.start or self.options.trigger
+        if asked is not None and seen.at == before.at:
             message = f"{name} carries the time stamp from before the start: it was not measured anew"
             raise BadData(message)
         if isinstance(seen.value, str):

@@ -109,7 +109,7 @@ class Links:
         try:
             if o.device is not None and self._device is None:
                 self._device = _built(o.device, o.arguments)
-            places: dict[str, Place | None] = {"start": o.start, "busy": o.busy, "stop": o.stop}
+            places: dict[str, Place | None] = {"start": o.start, "busy": o.busy, "stop": o.stop, "trigger": o.trigger}
             for name, setting in o.signals.items():
                 place = setting.readback or setting.text()
                 places[f"set {name}"] = setting
@@ -153,7 +153,7 @@ class Links:
         """
         signal = self._signals[name]
         readings = await signal.read()
-        reading = readings.get(signal.name) or next(iter(readings.values()))
+        reading = self._one(name, readings)
         value, severity = reading["value"], int(reading.get("alarm_severity", 0))
         if severity in INVALID:
             message = f"{name}: the device marks its value {value!r} as invalid"
@@ -168,9 +168,28 @@ class Links:
     async def about(self, name: str) -> Mapping[str, Any]:
         """Return what the device says of a signal: units, limits, choices."""
         signal = self._signals[name]
-        keys = await signal.describe()
-        found: Mapping[str, Any] = keys.get(signal.name) or next(iter(keys.values()))
+        found: Mapping[str, Any] = self._one(name, await signal.describe())
         return found
+
+    async def trigger(self) -> None:
+        """Trigger the detector, staged for it as bluesky would; it is unstaged whatever happens."""
+        detector = self._signals["trigger"]
+        if hasattr(detector, "stage"):
+            await detector.stage()
+        try:
+            await detector.trigger()
+        finally:
+            if hasattr(detector, "unstage"):
+                await detector.unstage()
+
+    def _one(self, name: str, found: Mapping[str, Any]) -> Any:
+        output = self._options.outputs.get(name.removeprefix("output ")) if name.startswith("output ") else None
+        if output is not None and output.field is not None:
+            if output.field not in found:
+                message = f"{name}: the device gives no {output.field!r}; it gives {', '.join(found)}"
+                raise NotConnected(message)
+            return found[output.field]
+        return found.get(self._signals[name].name) or next(iter(found.values()))
 
     def _signal(self, name: str, place: Place) -> Any:
         if place.pv is not None:

@@ -60,6 +60,7 @@ class SetPoint(Place):
 class Measured(Place):
     """One output."""
 
+    field: str | None = Field(default=None, description="key of the device's reading, where it gives several")
     unit: Unit = "dimensionless"
     low: float | None = Field(default=None, description="smallest valid value")
     high: float | None = Field(default=None, description="largest valid value")
@@ -87,6 +88,7 @@ class OphydOptions(Options):
     signals: dict[str, SetPoint] = Field(default_factory=dict, description="set-points, written in this order")
     outputs: dict[str, Measured] = Field(min_length=1)
     start: Command | None = Field(default=None, description="written once, when every set-point has arrived")
+    trigger: Place | None = Field(default=None, description="a detector of the device, triggered after the start")
     busy: BusyFlag | None = Field(default=None, description="looked at before, and waited for after the start")
     stop: Command | None = Field(default=None, description="written on an abort and when the time is up")
     safe: dict[str, float | str] = Field(default_factory=dict, description="set-points of the safe state")
@@ -100,7 +102,7 @@ class OphydOptions(Options):
 
     @model_validator(mode="after")
     def _found(self, info: ValidationInfo) -> Self:
-        places = [*self.signals.values(), *self.outputs.values(), self.start, self.busy, self.stop]
+        places = [*self.signals.values(), *self.outputs.values(), self.start, self.trigger, self.busy, self.stop]
         by_pv = [place for place in places if place is not None and place.pv is not None]
         by_attribute = [place for place in places if place is not None and place.attribute is not None]
         if by_attribute and self.device is None and not (info.context or {}).get("device"):
@@ -112,6 +114,9 @@ class OphydOptions(Options):
             raise ValueError(message)
         if by_pv and not self.servers:
             message = "'servers' is empty; name host:port of each EPICS server, such as [10.0.0.7:5064]"
+            raise ValueError(message)
+        if self.trigger is not None and self.trigger.attribute is None:
+            message = "'trigger' names a PV; a detector is an attribute of the device (a PV is written with 'start')"
             raise ValueError(message)
         module = (self.device or "").partition(":")[0]
         allowed = (info.context or {}).get("allowed_modules", ())

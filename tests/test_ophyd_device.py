@@ -333,6 +333,29 @@ async def test_a_device_that_the_lab_file_names() -> None:
     assert conformance.failures(await conformance.check(motor(instant=True), level=2)) == []
 
 
+async def test_a_detector_is_triggered() -> None:
+    """Each order triggers the detector of ophyd-async's simulation, and takes the field that the file names."""
+    content = {
+        "device": "ophyd_async.sim:SimPointDetector",
+        "arguments": {"pattern_generator": None},
+        "signals": {"time": {"attribute": "acquire_time", "min": 0.01, "max": 1.0}},
+        "trigger": {"attribute": "."},
+        "outputs": {"counts": {"attribute": ".", "field": "simpointdetector-channel-2-value"}},
+        "simulated": True,
+        "longest_s": 20.0,
+        "typical_s": 1.0,
+    }
+    context = {"allowed_modules": ["ophyd_async.sim"]}
+    driver = OphydDevice(OphydOptions.model_validate(content, context=context))
+    result = await driver.run(Order("k", "measure", {"time": Quantity(0.2, "dimensionless")}), QuietEvents())
+    assert result.readings[0].value > 0
+    await driver.close()
+    assert conformance.failures(await conformance.check(driver, level=2)) == []
+    wrong = {**content, "outputs": {"counts": {"attribute": ".", "field": "channel-9"}}}
+    with pytest.raises(NotConnected, match="channel-2-value"):
+        await OphydDevice(OphydOptions.model_validate(wrong, context=context)).open()
+
+
 async def test_a_motor_is_stopped() -> None:
     """An abort stops the motor itself, and it stays where it is."""
     driver = motor(instant=False)
