@@ -28,7 +28,7 @@ from orchestrator.config.schema import CampaignConfig
 from orchestrator.config.source import Path_
 from orchestrator.config.steps import StepConfig
 from orchestrator.domain import Dataset, Description, Problem, Spent
-from orchestrator.errors import ConfigError, IncompatibleError
+from orchestrator.errors import ConfigError, IncompatibleError, PluginError
 from orchestrator.protocols import (
     AcquisitionPolicy,
     BoxSpace,
@@ -39,6 +39,7 @@ from orchestrator.protocols import (
     StoppingRule,
     Surrogate,
 )
+from orchestrator.schedule import cp_sat
 
 BY_HAND_STEP = "measure"
 """Name of the one step of a campaign without a procedure, which people measure and tell."""
@@ -114,6 +115,7 @@ class _Check:
                 built.reason(CampaignView(self.problem, Dataset(), Spent(), None, 0))
             except ConfigError as error:
                 raise self.source.error(error.message, ("stop", i, "use")) from error
+        self._scheduled()
         self._worth_saying(space, descriptions)
         self._levels(policy)
         return Checked(
@@ -301,6 +303,14 @@ class _Check:
                 raise self.source.error(message, ("surrogate", "use"))
             self.notices.append(f"shared knowledge is allowed: surrogate and instrument {name!r} both know {words}")
         return frozenset(knows & frozenset[str]().union(*(d.knows for d in descriptions.values())))
+
+    def _scheduled(self) -> None:
+        """Refuse the solver where it is not installed, before a campaign that runs needs it."""
+        if self.config.schedule.use == "cp_sat":
+            try:
+                cp_sat.require()
+            except PluginError as error:
+                raise self.source.error(str(error), ("schedule", "use")) from error
 
     def _worth_saying(self, space: SearchSpace, descriptions: Mapping[str, Description]) -> None:
         config = self.config

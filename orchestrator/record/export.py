@@ -12,18 +12,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.domain import Measurement, Value
+from orchestrator.record.samples import SampleInfo
 from orchestrator.record.views import TrialInfo
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # and their full-width forms
 
 
-def export_csv(trials: Sequence[TrialInfo], measurements: Sequence[Measurement], path: Path) -> int:
+def export_csv(
+    trials: Sequence[TrialInfo],
+    measurements: Sequence[Measurement],
+    path: Path,
+    samples: Sequence[SampleInfo] = (),
+) -> int:
     """Write one line a trial.
 
     Args:
         trials: by number.
         measurements: of the same campaign; the last of a property in a trial counts.
         path: to be written.
+        samples: of the same campaign; each trial's stand in the last column.
 
     Returns:
         The number of lines below the header.
@@ -36,14 +43,19 @@ def export_csv(trials: Sequence[TrialInfo], measurements: Sequence[Measurement],
         header += [f"{name} [{unit}]", f"{name} std_error [{unit}]", f"{name} quality"]
     for name in predicted:
         header += [f"{name} predicted mean", f"{name} predicted sd"]
-    header += ["decision", "policy", "why", "reason"]
+    header += ["decision", "policy", "why", "reason", "samples"]
+    things: dict[int, list[str]] = {}
+    for one in samples:
+        of = f" of {' + '.join(one.parents)}" if one.parents else ""
+        things.setdefault(one.trial, []).append(f"{one.name}{of}: {one.state}")
     values = {(one.trial, one.property, one.unit): one for one in measurements}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([safe(cell) for cell in header])
         for trial in trials:
-            writer.writerow([safe(cell) for cell in _line(trial, parameters, properties, predicted, values)])
+            line = [*_line(trial, parameters, properties, predicted, values), "; ".join(things.get(trial.number, []))]
+            writer.writerow([safe(cell) for cell in line])
     temporary.replace(path)
     return len(trials)
 

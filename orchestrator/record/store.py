@@ -126,7 +126,7 @@ class CampaignStore(Campaigns, Imports, Steps, Results, Service, Resources, Samp
         Returns:
             The number of trials.
         """
-        return export_csv(self.trials(name), self.measurements(name), path)
+        return export_csv(self.trials(name), self.measurements(name), path, self.samples(name))
 
     def export_bluesky(self, name: str, path: Path) -> int:
         """Write the trials of a campaign as bluesky documents, one JSON line each.
