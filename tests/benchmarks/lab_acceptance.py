@@ -21,7 +21,7 @@ from tests.benchmarks.units import HERE, Unit, protocol, row, run_missing, say, 
 
 ROOT = HERE.parents[1]
 NAME = "lab_acceptance"
-TRIALS, SEEDS = 200, 1
+TRIALS, SEEDS = 50, 4
 FAULTS, WIRE, SPEED = 0.10, 0.02, 200_000.0
 METRICS = {
     "wrong_values": "numbers",
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--once", type=int, metavar="SEED", help="run one campaign here")
     parser.add_argument("--trials", type=int, default=TRIALS, help="of a campaign with --once")
     parser.add_argument("--units", type=int, default=None, help="run at most so many units now")
+    parser.add_argument("--part", default="1/1", help="i/n: every n-th unit from the i-th only")
     parser.add_argument("--data", default=None, help="where public data lie; this benchmark needs none")
     chosen = parser.parse_args()
     if chosen.once is not None:
@@ -92,6 +93,7 @@ def main() -> None:
         protocol=protocol(files),
         packages=("pyvisa-py", "unitelabs-sila", "asyncua", "sila2"),
         most=chosen.units,
+        part=chosen.part,
     )
     if len(lines) < len(units):
         say(f"{len(lines)} of {len(units)} units are measured; the same command goes on")
@@ -99,8 +101,8 @@ def main() -> None:
     results = [counted(line["result"]) for line in lines]
     rows = [row("matloop", metric, unit, [one[metric] for one in results]) for metric, unit in METRICS.items()]
     work = (
-        f"Campaigns of {TRIALS} trials of four steps over SCPI, OPC UA and SiLA 2, with {FAULTS:.0%} device faults"
-        f" by order and {WIRE:.0%} wire faults by reply."
+        f"{SEEDS} campaigns of {TRIALS} trials of four steps over SCPI, OPC UA and SiLA 2, with"
+        f" {FAULTS:.0%} device faults by order and {WIRE:.0%} wire faults by reply."
     )
     say(f"written: {summarise(NAME, rows, work=work, command='make bench-lab_acceptance').name}")
 
