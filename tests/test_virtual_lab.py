@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import socket
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,7 @@ from orchestrator.campaign import Campaign
 from orchestrator.domain import Order, Quantity
 from orchestrator.errors import BadData
 from orchestrator.record.store import CampaignStore
+from tests.loopback_servers import launch
 
 EXAMPLE = Path(__file__).parent.parent / "campaigns" / "virtual" / "virtual_synthesis.yaml"
 LIBRARIES = ("pyvisa", "sila", "sila2", "asyncua", "pymatgen")
@@ -139,6 +143,26 @@ def test_a_device_comes_back_on_its_port_and_remembers(lab: VirtualLab) -> None:
     lab.kill("dispenser")
     lab.restart("dispenser")
     assert asyncio.run(identity()) == first
+
+
+def test_servers_end_with_the_lab(tmp_path: Path) -> None:
+    """A lab that is killed leaves no server behind: its port is free within seconds."""
+    program = (
+        "import sys, time; from pathlib import Path; from instruments.virtual.lab import Plan, VirtualLab\n"
+        "lab = VirtualLab(Plan(Path(sys.argv[1]), devices=('probe',))); lab.start()\n"
+        "print('READY', lab.ports['probe']); sys.stdout.flush(); time.sleep(60)"
+    )
+    with launch([sys.executable, "-c", program, str(tmp_path)]) as killed:
+        port = killed.port
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except OSError:
+            return
+        time.sleep(0.2)
+    pytest.fail("the server outlived its lab")
 
 
 def test_the_command_tells_its_options() -> None:

@@ -1,12 +1,13 @@
 """Serve one virtual device: ``python -m instruments.virtual.serve DEVICE --folder FOLDER``.
 
-Prints ``READY PORT`` when it listens on 127.0.0.1, and ends with its parent's signal.
+Prints ``READY PORT`` when it listens on 127.0.0.1, and ends with the process that started it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from instruments.virtual.device import FAULTS, Device
 from instruments.virtual.devices import DEVICES
 from instruments.virtual.world import World
 
+LOOK_S = 1.0
 PROTOCOLS = {"dispenser": "scpi", "tube_furnace": "opcua", "diffractometer": "sila", "probe": "scpi"}
 """What each device speaks in the virtual lab; any of them can speak any of these."""
 
@@ -51,10 +53,10 @@ async def _serve(device: Device, protocol: str, port: int) -> None:
         device.known()  # before READY, so that the first scan takes no longer than the others
     sys.stdout.write(f"READY {port}\n")
     sys.stdout.flush()
-    try:
-        await asyncio.Event().wait()
-    finally:
-        del server
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110  a lab that was killed must leave no servers, and sets no event
+        await asyncio.sleep(LOOK_S)
+    del server
 
 
 def main() -> None:
