@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from instruments.host.link import Link
+from instruments.host.link import Link, prepare
 from instruments.madsci_options import ActionOptions, MadsciOptions, capability
 from instruments.settings import applied, capability_of, checked
 from orchestrator.domain import (
@@ -58,7 +58,7 @@ from orchestrator.errors import (
 )
 from orchestrator.protocols import Events
 
-HEALTH_S = 0.9
+HEALTH_S = 0.8
 FIRST_POLL_S, LONGEST_POLL_S = 0.25, 2.0
 """Asked more often than once a second for a minute, a node refuses: the wait between two questions grows."""
 START_S = 10.0
@@ -80,6 +80,7 @@ class MadsciNode:
     Options: ClassVar[type[BaseModel]] = MadsciOptions
 
     def __init__(self, options: MadsciOptions) -> None:
+        prepare()
         self.options = options
         self._link: Link | None = None
         self._identity: Identity | None = None

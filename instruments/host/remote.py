@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from instruments.host import tokens, wire
 from instruments.host.descriptions import Declared, ask, load
-from instruments.host.link import HostLink
+from instruments.host.link import HostLink, prepare
 from instruments.settings import capability_of, checked
 from orchestrator.domain import (
     Absent,
@@ -36,7 +36,7 @@ from orchestrator.protocols import Events, InputPath, Options
 
 WAIT_S = 2.0
 """Of one long poll: an abort that came before the job began is passed on so soon."""
-HEALTH_S = 0.9
+HEALTH_S = 0.8
 AGAIN_S = 0.2
 """Between two tries to reach a host that is away."""
 GONE = (NotConnected, TimedOut, wire.KINDS["ProtocolDesync"])
@@ -72,6 +72,7 @@ class Remote:
         return super().__new__(cls)
 
     def __init__(self, options: RemoteOptions) -> None:
+        prepare()
         self.options = options
         self._link: HostLink | None = None
         self._declared: Declared | None = None
