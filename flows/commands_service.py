@@ -59,9 +59,6 @@ def service(
             there = ", ".join(sorted(records.out_of_service(name))) or "none"
             message = f"{instrument!r} is in service; out of service are: {there}"
             raise StoreError(message)
-        for asked in records.asked(name) if state == "in" else []:
-            if asked.kind == "service" and asked.instrument == instrument:
-                records.reply(name, asked.id, "retry", actor=person, reason=reason)
         unknown = "" if instrument in known else f" (no campaign has used an instrument {instrument!r} so far)"
         click.echo(f"{instrument} is {'OUT OF SERVICE' if state == 'out' else 'in service'}{unknown}")
 

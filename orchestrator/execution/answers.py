@@ -84,7 +84,7 @@ def answer(
         _settle_attempt(store, asked, verb, who=who, told=told)
     else:
         _settle_stored(store, asked, verb, who=who, told=told)
-    if not asked.attempt:
+    if not asked.attempt and (asked.kind, verb) != ("service", RETRY):  # which has its answer by the return
         store.reply(campaign, int(asked.id[1:]), verb, actor=who, reason=reason)
 
 

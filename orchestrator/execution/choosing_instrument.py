@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from orchestrator.domain import Identity
-from orchestrator.errors import IllegalTransition, StoreError
+from orchestrator.errors import StoreError
 from orchestrator.execution.lanes import Lane
 from orchestrator.execution.turns import Queue, Ticket
 from orchestrator.protocols import Instrument
@@ -163,10 +163,6 @@ class Bench:
         """Return an instrument to service because it is ready again."""
         self._returns[name] += 1
         self.store.return_to_service(self.name, name, reason=reason, actor="matloop")
-        for asked in self.store.asked(self.name):
-            if asked.kind == "service" and asked.instrument == name:
-                with suppress(IllegalTransition):  # answered in this moment
-                    self.store.reply(self.name, asked.id, "settled", actor="matloop", reason=reason)
         await self.take_note()
 
     def succeeded(self, name: str) -> None:
@@ -207,8 +203,7 @@ class Bench:
     async def change_cause(self, name: str, cause: str, reason: str) -> None:
         """Say anew why an instrument is out of service: a person must now bring it back."""
         self.store.return_to_service(self.name, name, reason="the reason changes", actor="matloop")
-        self.store.take_out_of_service(self.name, name, cause=cause, reason=reason, actor="matloop")
-        await self.take_note()
+        await self.take_out(name, cause, reason)
 
     @staticmethod
     async def _healthy(instrument: Instrument) -> bool:

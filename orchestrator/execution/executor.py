@@ -38,7 +38,7 @@ from orchestrator.execution.events import Wish
 from orchestrator.execution.gates import Gates
 from orchestrator.execution.inputs import Context, build_order
 from orchestrator.execution.lease import Lease
-from orchestrator.execution.opening import capability_of, needed, open_all
+from orchestrator.execution.opening import capability_of, needed, open_all, same_device
 from orchestrator.execution.patience import Patience
 from orchestrator.execution.questions import is_reference
 from orchestrator.execution.readiness import Readiness, Ready, sample_name
@@ -123,7 +123,6 @@ class Executor:
             descriptions=self._descriptions,
             places={name: one.places for name, one in self._resources.items() if one.places is not None},
         )
-        self._exchanged: set[str] = set()
         self._marks: dict[int, JsonObject | None] = {}
         self._wishes: dict[int, Wish] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -139,7 +138,7 @@ class Executor:
         """
         self.store.declare_resources(self._resources)
         names = needed(self._steps(), self._lab)
-        found, self._exchanged = await open_all(self.store, self.name, self._bench, names, self._envelopes)
+        found = await open_all(self.store, self.name, self._bench, names, self._envelopes)
         self._descriptions.update(found)
         for step in self._steps():
             for name in self._bench.members(step.instrument):
@@ -302,7 +301,8 @@ class Executor:
     async def _resume(self, attempt: AttemptInfo, wish: Wish) -> bool:
         trial = self.store.trial(self.name, attempt.trial)
         step = next(step for step in trial.steps if step.id == attempt.step_id)
-        work = self._work(trial, step, wish, attempt.instrument)
+        trusted = same_device(self.store, self.name, self._bench, attempt)
+        work = replace(self._work(trial, step, wish, attempt.instrument), trusted=trusted)
         if is_reference(attempt):
             work = replace(work, capability=work.description.capability(Order.from_json(attempt.order).capability))
         goes_on = await self.attempts.resume(work, attempt)
@@ -425,7 +425,6 @@ class Executor:
             ),
             envelope=self._envelopes.get(name, {}),
             wish=wish,
-            trusted=name not in self._exchanged,
         )
 
     def _order(self, work: Work) -> tuple[Order, Rejected | None]:

@@ -11,6 +11,7 @@ from orchestrator.domain import Capability, Description, Identity
 from orchestrator.errors import ConfigError, InstrumentError
 from orchestrator.execution.choosing_instrument import Bench
 from orchestrator.record.store import CampaignStore
+from orchestrator.record.views import AttemptInfo
 
 OPENED = "instrument opened"
 """Kind of the event that keeps an instrument's identity."""
@@ -38,7 +39,7 @@ async def open_all(
     bench: Bench,
     names: Iterable[str],
     envelopes: Mapping[str, Mapping[str, ParameterEnvelope]],
-) -> tuple[dict[str, Description], set[str]]:
+) -> dict[str, Description]:
     """Open instruments and put them on the bench; what cannot be reached is out of service, where something else can.
 
     Args:
@@ -49,7 +50,7 @@ async def open_all(
         envelopes: the lab's bounds.
 
     Returns:
-        What they can do, by name, and the names of those that are another device than before.
+        What they can do, by name.
 
     Raises:
         ConfigError: an instrument is missing, or an envelope bounds what it does not have.
@@ -57,7 +58,6 @@ async def open_all(
     """
     known = _known_identities(store, campaign)
     descriptions: dict[str, Description] = {}
-    exchanged: set[str] = set()
     missing: dict[str, InstrumentError] = {}
     for name in names:
         if name not in bench.instruments:
@@ -77,14 +77,15 @@ async def open_all(
         bench.identities[name] = identity
         if known.get(name) != identity:
             _remember(store, campaign, name, identity)
-        if name in known and known[name].serial != identity.serial:
-            exchanged.add(name)
     if missing and len(missing) == len(descriptions):
         raise next(iter(missing.values()))
     for name, refusal in missing.items():
         await bench.take_out(name, "offline", f"it cannot be opened: {type(refusal).__name__}: {refusal}")
+    for name, identity in bench.identities.items():
+        if name in known and known[name].serial != identity.serial:
+            await _doubt(bench, name, known[name], descriptions[name])
     await bench.look()
-    return descriptions, exchanged
+    return descriptions
 
 
 def capability_of(name: str, description: Description, wanted: str | None) -> Capability:
@@ -109,15 +110,29 @@ def _check_envelope(name: str, description: Description, envelope: Mapping[str, 
             raise ConfigError(message)
 
 
+def same_device(store: CampaignStore, campaign: str, bench: Bench, attempt: AttemptInfo) -> bool:
+    """Say whether an instrument is still the device that an attempt was sent to; another one's log proves nothing."""
+    now = bench.identities.get(attempt.instrument)
+    then = _known_identities(store, campaign, attempt.created_at).get(attempt.instrument)
+    return now is None or then is None or then.serial == now.serial
+
+
+async def _doubt(bench: Bench, name: str, known: Identity, description: Description) -> None:
+    """Take an exchanged instrument out of service, until a person says that it is the right one."""
+    now = bench.identities[name].serial
+    if known.serial and not description.simulated:
+        await bench.take_out(name, "identity", f"it has serial number {now!r}; {known.serial!r} was opened before")
+
+
 def _remember(store: CampaignStore, campaign: str, name: str, identity: Identity) -> None:
     said = {"instrument": name, "name": identity.name, "serial": identity.serial, "firmware": identity.firmware}
     store.add_event(campaign, kind=OPENED, actor="matloop", note=json.dumps(said, sort_keys=True))
 
 
-def _known_identities(store: CampaignStore, campaign: str) -> dict[str, Identity]:
+def _known_identities(store: CampaignStore, campaign: str, until: int | None = None) -> dict[str, Identity]:
     known: dict[str, Identity] = {}
     for event in store.events(campaign):
-        if event.kind == OPENED:
+        if event.kind == OPENED and (until is None or event.at <= until):
             said = json.loads(event.note)
             known[said["instrument"]] = Identity(said["name"], said["serial"], said["firmware"])
     return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,12 +108,17 @@ class Service(StorePart):
         return self._serve(name, instrument, (OUT, cause), reason, actor)
 
     def return_to_service(self, name: str, instrument: str, *, reason: str, actor: str) -> bool:
-        """Say that an instrument can be trusted again.
+        """Say that an instrument can be trusted again; the question about it has its answer by that.
 
         Returns:
             Whether it was out of service before.
         """
-        return self._serve(name, instrument, (IN, ""), reason, actor)
+        was_out = self._serve(name, instrument, (IN, ""), reason, actor)
+        for asked in self.asked(name):
+            if asked.kind == "service" and asked.instrument == instrument:
+                with suppress(IllegalTransition):  # answered in this moment
+                    self.reply(name, asked.id, "retry", actor=actor, reason=reason)
+        return was_out
 
     def out_of_service(self, name: str) -> dict[str, OutOfService]:
         """Read which instruments of a campaign are out of service, by name; those of the lab for all campaigns."""
