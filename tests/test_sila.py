@@ -353,6 +353,38 @@ async def test_what_the_device_does_not_have_is_named(server: loopback_servers.S
         await _driver(server.port, path, outputs={"mas_loss": {}}).describe()
 
 
+async def test_one_feature_of_several_can_be_named(server: loopback_servers.Server, tmp_path: Path) -> None:
+    """The feature narrows what is offered; one that the scan does not hold is refused, with those that it holds."""
+    path = await _scan_file(server.port, tmp_path)
+    assert (await _driver(server.port, path, feature="Furnace").describe()).capability("anneal")
+    with pytest.raises(ConfigError, match="there are: Furnace"):
+        await _driver(server.port, path, feature="Oven").describe()
+
+
+async def test_what_was_done_is_read_again_over_a_new_link(
+    server: loopback_servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that breaks between the answer and the read-back costs no result, and starts nothing a second time."""
+    driver = await _furnace(server.port, tmp_path)
+    await driver.open()
+    starts = next(value for value in driver.scanned.values if value.name == "starts")
+    before = (await driver._value(starts)).value
+    value, broken = driver._value, []
+
+    async def once_broken(described: Any, *, output: bool = False) -> Any:
+        if not broken:
+            broken.append(described)
+            raise NotConnected("cut")  # noqa: EM101
+        return await value(described, output=output)
+
+    monkeypatch.setattr(driver, "_value", once_broken)
+    result = await driver.run(_order(), QuietEvents())
+    assert broken
+    assert set(result.applied) == {"target_temperature", "hold_time"}
+    assert (await value(starts)).value == before + 1
+    await driver.close()
+
+
 async def test_out_of_range_is_refused_before_anything_is_sent(server: loopback_servers.Server, tmp_path: Path) -> None:
     """Refused, never clamped."""
     driver = await _furnace(server.port, tmp_path)
