@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import struct
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from orchestrator.domain import (
     Reading,
     Recovery,
     Result,
+    Unsure,
     frozen,
 )
 from orchestrator.errors import (
@@ -40,6 +43,7 @@ from orchestrator.errors import (
     Rejected,
     TimedOut,
 )
+from orchestrator.execution.attempts import Attempts
 from orchestrator.execution.checks import check_order, check_result
 from orchestrator.execution.clock import VirtualClock, run_virtual
 from orchestrator.execution.events import OrderEvents, Wish
@@ -412,3 +416,19 @@ def test_an_input_that_is_not_there_is_named_with_what_there_is(inputs: dict[str
     """The message says what was looked for and what could have been meant."""
     with pytest.raises(Rejected, match=names):
         build_order(step(**inputs), FIRE, context())
+
+
+async def test_a_look_up_that_raises_anything_is_no_answer() -> None:
+    """A spoiled answer makes libraries raise what they like; the outcome stays unknown, and the campaign goes on."""
+
+    class Spoiled:
+        async def lookup(self, key: str, handle: object) -> Any:
+            return struct.unpack("<i", b"\0")
+
+        async def attach(self, handle: object, events: object) -> Any:
+            raise NotImplementedError
+
+    attempt = SimpleNamespace(key="k", handle=None)
+    where = await Attempts.whereabouts(None, SimpleNamespace(instrument=Spoiled()), attempt)  # type: ignore[arg-type]
+    assert isinstance(where, Unsure)
+    assert "unpack requires" in where.why
