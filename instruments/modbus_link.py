@@ -83,6 +83,7 @@ class ModbusLink:
         self._client: Any = None
         self._identity: Identity | None = None
         self._dirty = False
+        self._closed = False
         self._lock = threading.RLock()
 
     def open(self) -> Identity:
@@ -93,11 +94,12 @@ class ModbusLink:
         """
         with self._lock:
             self._drop()
-            self._identity = None
+            self._identity, self._closed = None, False
             return self._connect()
 
     def close(self) -> None:
         """Give the link back."""
+        self._closed = True  # a thread that is inside a request must not open it again
         held = self._lock.acquire(timeout=self.timeout_s)
         try:
             self._drop()
@@ -161,6 +163,9 @@ class ModbusLink:
     # inside
 
     def _connect(self) -> Identity:
+        if self._closed:
+            message = f"the link with {self.address} was closed"
+            raise NotConnected(message)
         try:
             self._client = self._made()
             if self._dirty:

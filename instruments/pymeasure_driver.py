@@ -68,6 +68,7 @@ class PyMeasure(SequencedInstrument):
         self._missing()
         self._device: Any = None
         self._known = ""
+        self._closed = False
         self._lock = threading.RLock()
 
     def description(self) -> Description:
@@ -90,12 +91,13 @@ class PyMeasure(SequencedInstrument):
         """Build the driver and ask the device who it is."""
         with self._lock:
             self._drop()
-            self._known = ""
+            self._known, self._closed = "", False
             self._reopen()
             return identity(self._known)
 
     def disconnect(self) -> None:
         """Give the line back."""
+        self._closed = True  # a thread that is inside a call must not open it again
         held = self._lock.acquire(timeout=self.options.timeout_s)
         try:
             self._drop()
@@ -246,6 +248,9 @@ class PyMeasure(SequencedInstrument):
 
     def _reopen(self) -> None:
         o = self.options
+        if self._closed:
+            message = f"the session with {o.address} was closed"
+            raise NotConnected(message)
         try:
             wire = {
                 "visa_library": o.library,

@@ -103,8 +103,8 @@ async def test_aborts_and_lost_links_say_what_happened() -> None:
 
 async def test_late_answers_are_never_taken_for_others() -> None:
     """An attribute is read again on a fresh session."""
-    with served("--late", "0.05", "--late-by", "0.3", device=SUPPLY) as server:
-        driver = built(server, timeout_s=0.2, errors=False)
+    with served("--late", "0.05", "--late-by", "0.6", device=SUPPLY) as server:
+        driver = built(server, timeout_s=0.4, errors=False)
         for volts in range(1, 9):
             try:
                 result = await driver.run(order(float(volts)), QuietEvents())

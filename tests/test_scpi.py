@@ -377,3 +377,19 @@ async def test_a_missing_library_is_named_with_its_command(monkeypatch: pytest.M
     with pytest.raises(NotConnected, match=re.escape("pip install 'matloop[scpi]'")):
         await driver.open()
     await driver.close()
+
+
+async def test_closing_beside_a_job_leaves_no_socket() -> None:
+    """A thread that was inside a question when the link was given back does not open it again."""
+    with served("--duration", "20") as server:
+        driver = built(tcp(server))
+        job = asyncio.create_task(driver.run(order(), QuietEvents()))
+        await asyncio.sleep(0.5)
+        session = driver._session
+        await driver.close()
+        with pytest.raises(InstrumentError):
+            await job
+        assert session is not None
+        assert session._resource is None
+        with pytest.raises(NotConnected, match="was closed"):
+            session.query("*IDN?")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, Field
@@ -264,8 +264,7 @@ class Scpi(SequencedInstrument):
             message = f"the device file of {self._device.name} says neither 'safe' nor 'abort'; add one"
             raise Rejected(message)
         await self.open()
-        for command in commands:
-            await self._aside(lambda command=command: self._line().write(command))
+        await self._aside(lambda: self._send(commands))
 
     # Recoverable, where the file has `job`
 
@@ -306,6 +305,10 @@ class Scpi(SequencedInstrument):
             {n: v for n, v in settings.items() if isinstance(v, str)},
             acting=True,
         )
+
+    def _send(self, commands: Sequence[str]) -> None:
+        for command in commands:
+            self._line().write(command)
 
     async def _aside(self, call: Callable[[], T]) -> T:
         lane = Lane(f"{self._device.name} aside")

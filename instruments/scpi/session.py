@@ -83,6 +83,7 @@ class ScpiSession:
         self._baud_rate = baud_rate
         self._resource: Any = None
         self._known = ""
+        self._closed = False
         self._lock = threading.RLock()
         self._job: Job | None = None
 
@@ -99,13 +100,14 @@ class ScpiSession:
         """
         with self._lock:
             self._drop()
-            self._known = ""
+            self._known, self._closed = "", False
             self._connect()
             return identity(self._known)
 
     def close(self) -> None:
         """Give the link back."""
         # A thread that is inside a question holds the lock at most for its time-out; after that the link is taken away.
+        self._closed = True  # that thread must not open it again
         held = self._lock.acquire(timeout=self.timeout_s)
         try:
             self._drop()
@@ -312,6 +314,9 @@ class ScpiSession:
         raise Fault(message)
 
     def _connect(self) -> None:
+        if self._closed:
+            message = f"the session with {self.address} was closed"
+            raise NotConnected(message)
         pyvisa = pyvisa_library()
         serial = {"baud_rate": self._baud_rate} if self.address.upper().startswith("ASRL") else {}
         try:
