@@ -296,3 +296,14 @@ def test_the_earlier_planned_goes_first_on_what_both_could_take() -> None:
     with queue.waiting({"a"}) as first, queue.waiting({"a"}) as second:
         assert queue.is_next(first, {"a": 1})
         assert not queue.is_next(second, {"a": 1})
+
+
+def test_single_numbers_of_a_repeat_can_be_read(tmp_path: Path) -> None:
+    """What watches an instrument wants each reading, not their mean."""
+    config = config_of([{**TEST, "repeat": 2}])
+    store = store_of(tmp_path / "c.db", config, [1.0])
+    carry(executor_of(store, config, {"press": Device("strength", lambda _o, n: float(n))}), 1)
+    found = store.measurements(NAME, single=True)
+    assert [(one.step, one.value) for one in found] == [("test#1", 0.0), ("test#2", 1.0)]
+    assert [(one.step, one.value) for one in store.measurements(NAME)] == [("test", 0.5)]
+    store.close()

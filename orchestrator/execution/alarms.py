@@ -76,7 +76,7 @@ class Alarms:
                 return
 
     def _numbers(self, attempt: AttemptInfo) -> dict[str, float]:
-        found = self.store.measurements(self.name, trial=attempt.trial)
+        found = self.store.measurements(self.name, trial=attempt.trial, single=True)
         return {one.property: one.value for one in found if one.step == attempt.step}
 
     def _residual(self, trial: TrialInfo, attempt: AttemptInfo, limit: float) -> None:

@@ -107,12 +107,13 @@ class Results(StorePart):
             self._kept[digest] = Kept.from_bytes(self.raw.get(digest))
         return self._kept[digest].converted(units)
 
-    def measurements(self, name: str, *, trial: int | None = None) -> list[Measurement]:
+    def measurements(self, name: str, *, trial: int | None = None, single: bool = False) -> list[Measurement]:
         """Read the stored numbers, of every quality, by trial; of derived properties those of the current version.
 
         Args:
             name: of the campaign.
             trial: only this trial's.
+            single: each number of a repeated step on its own, instead of their mean.
         """
         campaign = self._id(name)
         with self._db.read() as connection:
@@ -120,7 +121,7 @@ class Results(StorePart):
             current = _current_versions(connection, campaign)
             found = [
                 _measurement(row, trials[row.trial_id].number)
-                for row in _numbers(connection, campaign)
+                for row in _numbers(connection, campaign, single=single)
                 if row.value is not None and (row.kind == "measured" or current.get(row.property) == row.version)
             ]
         return sorted(
@@ -262,14 +263,14 @@ def _trials(connection: Connection, campaign: int) -> dict[int, _Trial]:
     }
 
 
-def _numbers(connection: Connection, campaign: int) -> list[Any]:
-    """Read the rows of measurements, in order; of repeated steps their means."""
+def _numbers(connection: Connection, campaign: int, *, single: bool = False) -> list[Any]:
+    """Read the rows of measurements, in order; of repeated steps their means, or each number on its own."""
     table = tables.measurement
     rows = connection.execute(table.select().where(table.c.campaign_id == campaign).order_by(table.c.id)).all()
     for row in rows:
         if MARK in row.step:
             check_row(table, row)
-    return combined(rows)
+    return list(rows) if single else combined(rows)
 
 
 def _check(row: Any) -> None:
