@@ -301,7 +301,11 @@ class Station:
     def _begin(self, entry: Entry, *, attach: bool) -> None:
         task = asyncio.create_task(self._carry_out(entry, self.progress(entry.job), attach=attach))
         self._tasks[entry.job] = task
-        task.add_done_callback(lambda _: self._tasks.pop(entry.job, None))
+        task.add_done_callback(lambda _: self._forget(entry.job))
+
+    def _forget(self, job: str) -> None:
+        self._tasks.pop(job, None)
+        self._progress.pop(job, None)  # a host runs for months; the journal has what counts
 
     async def _carry_out(self, entry: Entry, events: Progress, *, attach: bool) -> None:
         inner = self.instrument
