@@ -38,6 +38,9 @@ def lab() -> None:
 @click.option("--root", type=FILE, help="SiLA 2: PEM file of the certificate that is trusted.")
 @click.option("--insecure", is_flag=True, help="Allow a link without encryption to another computer.")
 @click.option("--tls/--plain", "tls", default=None, help="SiLA 2: default is plain on this computer, else TLS.")
+@click.option("--security", default="None", help="OPC UA: policy, such as Basic256Sha256.")
+@click.option("--certificate", type=FILE, help="OPC UA: our certificate, for a security policy.")
+@click.option("--private-key", type=FILE, help="OPC UA: its key.")
 @click.option("--user-env", default="", help="OPC UA: environment variable with the user's name.")
 @click.option("--password-env", default="", help="OPC UA: environment variable with the password.")
 def scan_(addresses: tuple[str, ...], target: Path | None, names: tuple[str, ...], **given: Any) -> None:
@@ -143,16 +146,18 @@ async def _scan_opcua(endpoint: str, given: Mapping[str, Any]) -> tuple[Scan, di
     from instruments.opcua.scanning import scan
     from instruments.self_described import is_here
 
-    if not is_here(urlsplit(endpoint).hostname or "") and not given["insecure"]:
-        message = f"a scan of {endpoint} goes over a link without encryption; say --insecure"
+    plain = given["security"] == "None"
+    if plain and not is_here(urlsplit(endpoint).hostname or "") and not given["insecure"]:
+        message = f"a scan of {endpoint} would go over a link without encryption; give --security, or say --insecure"
         raise click.UsageError(message)
     options: dict[str, Any] = {"endpoint": endpoint}
-    for key in ("unit", "user_env", "password_env"):
-        if given[key]:
+    for key in ("unit", "user_env", "password_env", "security", "certificate", "private_key"):
+        if given[key] and given[key] != "None":
             options[key] = given[key]
     if given["insecure"]:
         options["insecure"] = True
-    where = Where(endpoint, user_env=given["user_env"], password_env=given["password_env"])
+    known = ("user_env", "password_env", "security", "certificate", "private_key")
+    where = Where(endpoint, **{key: given[key] for key in known})
     return await scan(where, given["unit"]), options
 
 

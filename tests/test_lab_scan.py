@@ -126,6 +126,18 @@ def test_a_lab_is_checked(sila: loopback_servers.Server, opcua: loopback_servers
     assert _run("check", str(path), "--only", "oven").exit_code == 2
 
 
+def test_a_secured_server_is_scanned(tmp_path: Path) -> None:
+    """The policy goes into the lines for the lab file; a policy without certificates is refused by name."""
+    with loopback_servers.start("opcua_furnace", "--secure", str(tmp_path)) as server:
+        address = f"opcua://127.0.0.1:{server.port}"
+        keys = ("--certificate", str(tmp_path / "client.der"), "--private-key", str(tmp_path / "client.key.pem"))
+        done = _run("scan", address, "--unit", "Kiln", "--security", "Basic256Sha256", *keys)
+        assert done.exit_code == 0, done.output
+        assert "security: Basic256Sha256" in done.stdout
+        assert _run("scan", address, "--unit", "Kiln").exit_code == 1
+        assert _run("scan", address, "--unit", "Kiln", "--security", "Basic256Sha256").exit_code == 1
+
+
 def test_what_cannot_be_scanned_is_said() -> None:
     """No device, no address, no encryption."""
     done = _run("scan", "sila://127.0.0.1:1")

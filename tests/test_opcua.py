@@ -338,6 +338,25 @@ async def test_name_and_password_come_from_the_environment(tmp_path: Path, monke
         assert (await scan(Where(endpoint, **given), "Furnace")).command("anneal") is not None
 
 
+async def test_a_signed_and_encrypted_link(tmp_path: Path) -> None:
+    """A server that wants a security policy is reached with it, and not without."""
+    with loopback_servers.start("opcua_furnace", "--secure", str(tmp_path)) as server:
+        endpoint = f"opc.tcp://127.0.0.1:{server.port}"
+        secure: dict[str, Any] = {
+            "security": "Basic256Sha256",
+            "certificate": tmp_path / "client.der",
+            "private_key": tmp_path / "client.key.pem",
+            "server_certificate": tmp_path / "server.der",
+        }
+        path = tmp_path / "furnace.json"
+        scans.write(await scan(Where(endpoint, **secure), "Furnace"), path)
+        driver = _driver(server.port, path, FURNACE, **secure)
+        assert (await driver.run(_order(), QuietEvents())).key == "k1"
+        await driver.close()
+        with pytest.raises(NotConnected):
+            await scan(Where(endpoint), "Furnace")
+
+
 async def test_what_cannot_be_varied_or_told_is_refused(server: loopback_servers.Server, tmp_path: Path) -> None:
     """Free text needs a fixed value, and a state needs to say when the work is over."""
     path = await _scan_file(server.port, tmp_path, "Furnace")

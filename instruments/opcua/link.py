@@ -117,7 +117,7 @@ class Where:
     endpoint: str
     user_env: str = ""
     password_env: str = ""
-    security: Policy = "None"
+    security: str = "None"
     mode: str = "SignAndEncrypt"
     certificate: Path | None = None
     private_key: Path | None = None
@@ -138,6 +138,9 @@ async def linked(where: Where, call_s: float) -> Client:
         PluginError: the library is not installed.
         NotConnected: no server answers there, or it lets nobody in.
     """
+    if where.security != "None" and (where.certificate is None or where.private_key is None):
+        message = f"security {where.security} needs a certificate and its private key"
+        raise NotConnected(message)
     await imported("asyncua", INSTALL)
     from asyncua import Client, ua  # noqa: PLC0415  optional, and loaded by now
 

@@ -14,11 +14,14 @@ import socket
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from asyncua import Server, ua, uamethod
 from asyncua.common.structures104 import new_struct, new_struct_field
+from asyncua.crypto.cert_gen import setup_self_signed_certificate
 from asyncua.server.user_managers import User, UserManager, UserRole
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 CODES = {"degC": ("CEL", "°C"), "min": ("MIN", "min"), "percent": ("P1", "%")}
 GASES = ["air", "argon", "nitrogen"]
@@ -276,6 +279,7 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="how long one order takes")
     parser.add_argument("--highest", type=float, default=1200.0, help="largest temperature in degC")
     parser.add_argument("--password", default="", help="ask for the user 'lab' with this password")
+    parser.add_argument("--secure", type=Path, help="sign and encrypt; write certificates for both sides here")
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
     server = Server(user_manager=Users(given.password) if given.password else None)
@@ -285,6 +289,13 @@ async def main() -> None:
     server.set_server_name("Furnace room")
     if given.password:
         server.set_identity_tokens([ua.UserNameIdentityToken])
+    if given.secure:
+        for side, use in (("server", ExtendedKeyUsageOID.SERVER_AUTH), ("client", ExtendedKeyUsageOID.CLIENT_AUTH)):
+            key, cert = given.secure / f"{side}.key.pem", given.secure / f"{side}.der"
+            await setup_self_signed_certificate(key, cert, f"urn:{side}", "127.0.0.1", [use], {"commonName": side})
+        await server.load_certificate(given.secure / "server.der")
+        await server.load_private_key(given.secure / "server.key.pem")
+        server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
     space = await server.register_namespace("http://example.org/furnace")
     bench = await server.nodes.objects.add_object(space, "Bench")  # through it the tests say what is to go wrong
     await (await bench.add_variable(space, "Trouble", "")).set_writable()
