@@ -49,7 +49,8 @@ format: $(INSTALLED)  ## format the code
 bench: $(INSTALLED)  ## every measurement against peers; runs only what is missing or stale
 	@for work in crash crash_flow overhead discovery discovery_hits phonons perovskites prospective_calibration \
 		explanation speed screening transfer crossed_barrel agnp perovskite_films oer redoxmers direct_arylation \
-		test_functions async_lab pool_scaling conformance wire_chaos lab_acceptance schedule; do $(MAKE) --no-print-directory bench-$$work || exit 1; done
+		test_functions async_lab pool_scaling conformance wire_chaos lab_acceptance schedule \
+		fault_matrix; do $(MAKE) --no-print-directory bench-$$work || exit 1; done
 
 bench-%: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.$* --data $(DATA)
