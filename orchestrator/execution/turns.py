@@ -26,6 +26,8 @@ WORTH_S = 60.0
 """Batches shorter than this are ranked by the rules alone: a search would take longer than it can save."""
 MOST_READ = 60_000
 """Operations that one search may put into place: a third of a second."""
+MOST_TRIALS = 64
+"""Trials in flight above which arrival decides: so many are computed, not made, and reading them all would take time."""
 MICROSECONDS = 1_000_000
 Rank = tuple[float, int]
 
@@ -138,7 +140,7 @@ class Turns:
             in_flight: numbers of the trials that are being carried out.
             trials: reads them.
         """
-        new = frozenset(in_flight) != self._planned
+        new = frozenset(in_flight) != self._planned and len(in_flight) <= MOST_TRIALS
         if new and (self._planning is None or self._planning.done()):
             self._planned = frozenset(in_flight)
             self._planning = asyncio.create_task(self._plan(trials()))

@@ -143,7 +143,7 @@ class CampaignStore(Campaigns, Imports, Steps, Results, Service, Resources, Samp
             campaign=self.campaign(name),
             trials=self.trials(name),
             attempts=self.attempts(name),
-            measurements=self.measurements(name),
+            measurements=self.measurements(name, single=True),
             applied=self.applied(name),
         )
 
