@@ -63,7 +63,7 @@ def test_a_report_for_programs(tmp_path: Path) -> None:
     assert (report["name"], report["level"], report["passed"]) == ("good", 2, True)
     assert {"matloop", "python", "platform"} <= set(report["versions"])
     assert any(one["rule"] == "a dead address is not connected" and one["passed"] for one in report["findings"])
-    assert report["seconds"] < 10
+    assert 0 < report["seconds"] < 60  # a second or two; this may run on a busy computer
     assert json.loads(call("good", "--level", "0", "--json", "-").output)["findings"]
 
 

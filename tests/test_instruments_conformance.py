@@ -37,7 +37,7 @@ async def test_a_good_driver_passes_everything(driver: type[Oven]) -> None:
     findings = await conformance.check(driver(), level=2, dead=driver(OvenOptions(port="dead")))
     assert not [finding for finding in findings if not finding.passed]
     assert len(findings) > 60
-    assert sum(finding.seconds for finding in findings) < 10
+    assert sum(finding.seconds for finding in findings) < 60  # a second or two; this may run on a busy computer
 
 
 @pytest.mark.parametrize(("driver", "rule"), CASES, ids=[driver.__name__ for driver, _ in CASES])
