@@ -27,7 +27,7 @@ WORTH_S = 60.0
 MOST_READ = 60_000
 """Operations that one search may put into place: a third of a second."""
 MOST_TRIALS = 64
-"""Trials in flight above which arrival decides: so many are computed, not made, and reading them all would take time."""
+"""Trials in flight above which arrival decides: so many are computed, not made, and reading them all takes time."""
 MICROSECONDS = 1_000_000
 Rank = tuple[float, int]
 
