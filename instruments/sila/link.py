@@ -31,7 +31,6 @@ from orchestrator.protocols import InputPath
 
 if TYPE_CHECKING:
     from sila.client import Client
-    from sila.framework.constraints.schema import Schema
 
 INSTALL = "SiLA 2 needs the library unitelabs-sila; install it with: pip install 'matloop[sila]'"
 
@@ -146,7 +145,8 @@ async def linked(where: Where, call_s: float) -> Client:
 
     # A feature may name the schema of a text by URL. The library fetches it while it reads the feature: a request that
     # the device chooses, from our computer; and building one validator holds up the event loop for 0.1 s (measured).
-    Schema.get_validator = _no_schema  # type: ignore[method-assign]  # only numbers and choices are used here
+    # Only numbers and choices are used here, so nothing needs one.
+    Schema.get_validator = _no_schema  # type: ignore[method-assign, assignment]
 
     client = where.client(call_s)
     try:
@@ -228,7 +228,7 @@ def _declared(error: Any, meanings: Mapping[str, str], doing: str) -> Instrument
     return MEANINGS[meaning](f"{doing}: the device reports {name}: {error.message}")
 
 
-def _no_schema(_: Schema) -> Callable[[str], None]:
+def _no_schema(_: Any) -> Callable[[str], None]:
     return lambda _text: None
 
 
