@@ -92,7 +92,7 @@ def names(folder: Path) -> list[str]:
 
 async def appears(path: Path) -> None:
     """Wait for a file."""
-    for _ in range(500):
+    for _ in range(2000):  # a busy computer starts Python in seconds
         if path.name in names(path.parent):
             return
         await asyncio.sleep(0.02)
@@ -281,11 +281,18 @@ async def test_two_drivers_start_one_program(tmp_path: Path) -> None:
 
 CAMPAIGN = """
 import asyncio, sys
-from pathlib import Path
+from instruments.command_line import CommandLine, CommandLineOptions
 from instruments.drills import QuietEvents
-from tests.test_command_line import order, script
+from orchestrator.domain import Order
 text = "import time; open('../../count', 'a').write('x'); time.sleep(1.5); print('energy = 4')"
-asyncio.run(script(Path(sys.argv[1]), text, physical=True).run(order(settings={}, choices={}), QuietEvents()))
+options = {
+    "folder": sys.argv[1],
+    "program": [sys.executable, "-c", text],
+    "outputs": {"energy": {"unit": "eV", "regex": r"energy = (\\S+)"}},
+    "physical": True,
+}
+driver = CommandLine(CommandLineOptions.model_validate(options))
+asyncio.run(driver.run(Order("k1", "compute"), QuietEvents()))
 """
 
 
@@ -297,9 +304,11 @@ def campaign_in(folder: Path) -> subprocess.Popen[bytes]:
 async def test_a_job_outlives_the_campaign(tmp_path: Path) -> None:
     """After SIGKILL of the campaign the program goes on; its job is found running, waited for, and read once."""
     campaign = campaign_in(tmp_path)
-    await appears(tmp_path / "count")
-    campaign.send_signal(signal.SIGKILL)
-    campaign.wait()
+    try:
+        await appears(tmp_path / "count")
+    finally:
+        campaign.send_signal(signal.SIGKILL)
+        campaign.wait()
     driver = script(tmp_path, "raise SystemExit('must not be started')", physical=True)
     where = await driver.lookup("k1", None)
     assert isinstance(where, Running)
