@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from orchestrator.config.lab import LabConfig, ParameterEnvelope
 from orchestrator.config.steps import StepConfig
 from orchestrator.domain import Capability, Description, Identity
-from orchestrator.errors import ConfigError, InstrumentError
+from orchestrator.errors import ConfigError, InstrumentError, MatloopError, NotConnected
 from orchestrator.execution.choosing_instrument import Bench
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import AttemptInfo
@@ -73,6 +73,11 @@ async def open_all(
             identity = await bench.instruments[name].open()
         except InstrumentError as error:
             missing[name] = error
+            continue
+        except MatloopError:
+            raise
+        except Exception as error:  # noqa: BLE001  a spoiled answer makes libraries raise ValueError, struct.error, …
+            missing[name] = NotConnected(f"the driver raised {type(error).__name__}: {error}")
             continue
         bench.identities[name] = identity
         if known.get(name) != identity:
