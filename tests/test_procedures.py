@@ -307,3 +307,16 @@ def test_single_numbers_of_a_repeat_can_be_read(tmp_path: Path) -> None:
     assert [(one.step, one.value) for one in found] == [("test#1", 0.0), ("test#2", 1.0)]
     assert [(one.step, one.value) for one in store.measurements(NAME)] == [("test", 0.5)]
     store.close()
+
+
+def test_what_others_have_reserved_is_waited_for(tmp_path: Path) -> None:
+    """The gas may come back if their order was refused; nothing is claimed meanwhile, and then it is out of stock."""
+    config = config_of([{**TEST, "needs": {"argon": "2 L"}}])
+    store = store_of(tmp_path / "c.db", config, [1.0, 2.0])
+    press = Device("strength", seconds=3600.0, slots=2)
+    carry(executor_of(store, config, {"press": press}, {"argon": {"stock": 3, "unit": "L"}}), 1, 2)
+    assert len(press.orders) == 1
+    claims = [event for event in store.events(NAME) if event.kind == "claim"]
+    assert len(claims) <= 3
+    assert store.campaign(NAME).state is CampaignState.PAUSED
+    store.close()

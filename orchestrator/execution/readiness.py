@@ -11,11 +11,11 @@ from orchestrator.errors import IllegalTransition, OutOfStock
 from orchestrator.execution.attempts import Attempts, Work
 from orchestrator.execution.choosing_instrument import Hindrance
 from orchestrator.execution.conditions import unmet
-from orchestrator.record.resources import PLACES
 from orchestrator.record.samples import first_name, full_name, ordered_sample
 from orchestrator.record.states import CampaignState, StepState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import StepInfo, TrialInfo
+from orchestrator.units import convert
 
 MICROSECONDS = 1_000_000
 LOOK_EVERY = 5.0
@@ -81,12 +81,12 @@ class Readiness:
         return not work.wish.made
 
     def occupied(self, work: Work) -> Hindrance | None:
-        """Say that a place that a step needs is taken; asked before the claim, which would be written each time."""
+        """Say that others hold what a step needs; asked before the claim, which would be written at each look."""
         if not work.config.needs:
             return None
         for one in self.store.resources():
             need = work.config.needs.get(one.name)
-            if need is not None and one.kind == PLACES and one.free < need.amount:
+            if need is not None and one.free < convert(need.amount, need.unit, one.unit) <= one.level:
                 whose = ", ".join(f"trial {number} of {name}" for name, number in one.holders)
                 return Hindrance(
                     "busy", f"waits for {one.name!r}, which {whose or 'nobody'} holds", work.step.instrument
