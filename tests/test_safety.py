@@ -237,6 +237,21 @@ def test_an_instrument_that_cannot_be_opened_does_not_stop_the_others(store: Cam
     assert "cannot be opened" in store.out_of_service(NAME)["kiln"].reason
 
 
+class Garbled(Kiln):
+    """A kiln whose line spoils the answers, so that a library raises what it likes."""
+
+    async def open(self) -> Identity:
+        message = "3840 is not a valid NodeClass"
+        raise ValueError(message)
+
+
+def test_nonsense_on_opening_does_not_stop_the_others(store: CampaignStore) -> None:
+    """What a library raises over a flipped bit takes the instrument out of service, and ends no campaign."""
+    carry(store, lab(), {"kiln": Garbled(), "oven": Kiln()}, [1, 2])
+    assert completed(store) == [1, 2]
+    assert "not a valid NodeClass" in store.out_of_service(NAME)["kiln"].reason
+
+
 class Labelled(Kiln):
     """A kiln that says quickly what it is."""
 

@@ -10,6 +10,7 @@ from orchestrator.config.steps import StepConfig
 from orchestrator.domain import Capability, Description, Identity
 from orchestrator.errors import ConfigError, InstrumentError, MatloopError, NotConnected
 from orchestrator.execution.choosing_instrument import Bench
+from orchestrator.protocols import Instrument
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import AttemptInfo
 
@@ -69,19 +70,13 @@ async def open_all(
         descriptions[name] = description
         bench.add(name, description.slots)
     for name in descriptions:
-        try:
-            identity = await bench.instruments[name].open()
-        except InstrumentError as error:
-            missing[name] = error
+        found = await _opened(bench.instruments[name])
+        if isinstance(found, InstrumentError):
+            missing[name] = found
             continue
-        except MatloopError:
-            raise
-        except Exception as error:  # noqa: BLE001  a spoiled answer makes libraries raise ValueError, struct.error, …
-            missing[name] = NotConnected(f"the driver raised {type(error).__name__}: {error}")
-            continue
-        bench.identities[name] = identity
-        if known.get(name) != identity:
-            _remember(store, campaign, name, identity)
+        bench.identities[name] = found
+        if known.get(name) != found:
+            _remember(store, campaign, name, found)
     if missing and len(missing) == len(descriptions):
         raise next(iter(missing.values()))
     for name, refusal in missing.items():
@@ -91,6 +86,18 @@ async def open_all(
             await _doubt(bench, name, known[name], descriptions[name])
     await bench.look()
     return descriptions
+
+
+async def _opened(instrument: Instrument) -> Identity | InstrumentError:
+    """Open an instrument, or say why it cannot be reached."""
+    try:
+        return await instrument.open()
+    except InstrumentError as error:
+        return error
+    except MatloopError:
+        raise
+    except Exception as error:  # noqa: BLE001  a spoiled answer makes libraries raise ValueError, struct.error, …
+        return NotConnected(f"the driver raised {type(error).__name__}: {error}")
 
 
 def capability_of(name: str, description: Description, wanted: str | None) -> Capability:
