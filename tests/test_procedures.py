@@ -231,6 +231,8 @@ def test_samples_are_made_split_and_spent(tmp_path: Path) -> None:
     }
     assert found["pellet"].place == "rack"
     assert [p.removeprefix(f"{NAME}-1-") for p in found["right"].parents] == ["pellet"]
+    assert store.export_csv(NAME, tmp_path / "c.csv") == 1
+    assert f"{NAME}-1-left of {NAME}-1-pellet: discarded" in (tmp_path / "c.csv").read_text()
     asked = [order.sample for order in press.orders]
     assert asked == [f"{NAME}-1-{name}" for name in ("powder", "pellet", "left")]
     assert store.verify() == []
