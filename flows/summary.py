@@ -26,7 +26,10 @@ def summary(loaded: Loaded, checked: Checked) -> list[str]:
     """
     config = loaded.config
     objectives = ", ".join(f"{o.goal} {o.property} ({o.unit})" for o in config.objectives)
-    steps = " → ".join(f"{s.step} ({s.instrument})" for s in config.procedure) or "measured by hand, with ask and tell"
+    steps = (
+        " → ".join(f"{_times(s.step, s.repeat)} ({s.instrument})" for s in config.procedure)
+        or "measured by hand, with ask and tell"
+    )
     surrogate = config.surrogate.use if config.surrogate else "the default for this space"
     caps = [
         f"{config.budget.trials} trials" if config.budget.trials else "",
@@ -67,3 +70,7 @@ def _extent(space: SearchSpace) -> str:
     if isinstance(space, BoxSpace):
         return ", ".join(axis.name for axis in space.axes())
     return "candidates without end"
+
+
+def _times(step: str, repeat: int) -> str:
+    return step if repeat == 1 else f"{step} ×{repeat}"
