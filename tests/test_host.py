@@ -10,17 +10,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from instruments import conformance
 from instruments.drills import QuietEvents
@@ -35,7 +29,6 @@ from orchestrator.errors import (
     BadData,
     Busy,
     Effect,
-    InstrumentError,
     Interlocked,
     NotConnected,
     PluginError,
@@ -247,7 +240,7 @@ async def test_a_frozen_host_ends_as_unknown(home: Home) -> None:
     await home.marked_within("key-1")
     server.freeze()
     assert (await driver.health()).state == "offline"
-    with pytest.raises(TimedOut, match="may go on") as gone:
+    with pytest.raises(TimedOut, match=r"may go on|not known") as gone:
         await job
     assert gone.value.effect is Effect.UNKNOWN
     with pytest.raises(TimedOut) as refused:
@@ -448,46 +441,6 @@ def test_a_scan_writes_the_description(home: Home) -> None:
     assert f"options: {{url: {url}, description: {file.as_posix()}}}" in told.stdout
     assert descriptions.load(file).description.capabilities[0].name == "bake"
     assert CliRunner().invoke(lab, ["scan", f"http://127.0.0.1:{server.port}/kiln"]).exit_code == 1
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a key and a certificate for 127.0.0.1."""
-    made = (folder / "key.pem", folder / "cert.pem")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "matloop test")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    made[0].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    made[1].write_bytes(signed.public_bytes(pem))
-    return made
-
-
-async def test_tls_is_trusted_by_its_certificate_alone(home: Home) -> None:
-    """With the certificate the link is encrypted and works; without it nothing is sent; plain HTTP finds no host."""
-    key, cert = certificate(home.folder)
-    server = home.host("Oven", "--bind", "0.0.0.0", "--key", str(key), "--cert", str(cert))  # noqa: S104  with TLS
-    url = f"https://127.0.0.1:{server.port}/oven"
-    driver = Remote(RemoteOptions(url=url, ca=cert))
-    assert (await driver.run(ORDER, QuietEvents())).readings[0].value == 50.0
-    await driver.close()
-    with pytest.raises(NotConnected, match="CERTIFICATE_VERIFY_FAILED"):
-        await Remote(RemoteOptions(url=url)).open()
-    with pytest.raises(InstrumentError) as plain:
-        await remote(server).open()
-    assert plain.value.effect is Effect.NONE
 
 
 def test_a_host_needs_few_libraries() -> None:

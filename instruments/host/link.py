@@ -144,7 +144,16 @@ class HostLink(Link):
             answer_s: longest silence in seconds.
             effect: of an error after the request may have arrived.
         """
-        response = await self.ask(method, f"/v1/{self.name}{path}", content, answer_s=answer_s, effect=effect)
+        where = f"/v1/{self.name}{path}"
+        response = await self.ask(method, where, content, answer_s=answer_s, effect=effect)
+        if response.status_code not in CREDENTIALS_WRONG:
+            expected = wire.seal(method, where, b"" if content is None else wire.dump(content), response.content)
+            if response.headers.get(wire.SEAL) != expected:
+                message = (
+                    f"{method} {where} or its answer was damaged on the way (HTTP {response.status_code}), or no"
+                    f" 'matloop host' is behind {self.url}"
+                )
+                raise ProtocolDesync(message, effect=effect)
         return self.read(response, effect)
 
     def read(self, response: httpx.Response, effect: Effect) -> dict[str, Any]:
@@ -154,7 +163,7 @@ class HostLink(Link):
                 f"the host at {self.url} does not take the token; set ${self._variable} (or the option 'token_file')"
                 " to the one that the host was started with"
             )
-            raise NotConnected(message)
+            raise NotConnected(message, effect=effect)
         try:
             answer = response.json()
         except ValueError as error:

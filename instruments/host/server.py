@@ -43,6 +43,14 @@ def application(stations: Mapping[str, Station], journal: Journal, token: str) -
     app = FastAPI(title="Matloop adapter host", docs_url=None, redoc_url=None, openapi_url=None, lifespan=life)
     expected = f"Bearer {token}".encode()
 
+    async def answered(request: Request, go_on: Next) -> Response:
+        try:
+            return await go_on(request)
+        except InstrumentError as error:
+            return _refused(error)
+        except Exception as error:  # noqa: BLE001  a driver may raise anything; the client must hear of it
+            return _refused(Fault(f"the host failed: {type(error).__name__}: {error}"))
+
     async def guarded(request: Request, go_on: Next) -> Response:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, expected):
@@ -50,12 +58,8 @@ def application(stations: Mapping[str, Station], journal: Journal, token: str) -
             return _json({"error": refusal}, 401)
         if int(request.headers.get("content-length") or 0) > wire.LARGEST:
             return _refused(Rejected(f"a message of more than {wire.LARGEST} bytes is not taken"))
-        try:
-            return await go_on(request)
-        except InstrumentError as error:
-            return _refused(error)
-        except Exception as error:  # noqa: BLE001  a driver may raise anything; the client must hear of it
-            return _refused(Fault(f"the host failed: {type(error).__name__}: {error}"))
+        sent = await request.body()
+        return await _sealed(request, sent, await answered(request, go_on))
 
     app.middleware("http")(guarded)
     app.include_router(_router(stations, journal))
@@ -147,6 +151,17 @@ def _router(stations: Mapping[str, Station], journal: Journal) -> APIRouter:  # 
         return FileResponse(path, media_type="application/octet-stream")
 
     return router
+
+
+async def _sealed(request: Request, sent: bytes, response: Response) -> Response:
+    """Put the seal on an answer in JSON; raw files have a hash of their own."""
+    if not response.headers.get("content-type", "").startswith("application/json"):
+        return response
+    stream = getattr(response, "body_iterator", None)
+    body = bytes(response.body) if stream is None else b"".join([chunk async for chunk in stream])
+    query = f"?{request.url.query}" if request.url.query else ""
+    seal = wire.seal(request.method, request.url.path + query, sent, body)
+    return Response(body, response.status_code, {wire.SEAL: seal}, "application/json")
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -163,12 +163,12 @@ class Station:
         description = await self.describe()
         checked(capability_of(description, order), order)
         known = self._journal.by_key(self.name, order.key)
-        if known is not None and _plain(known.order) != _plain(order):
+        if known is None or self._may_come_again(known, description):
+            return self._journal.create(self.name, order)
+        if _plain(known.order) != _plain(order):
             message = f"the key {order.key} belongs to another order at this host; every order needs a key of its own"
             raise Rejected(message)
-        if known is not None and not self._may_come_again(known, description):
-            return known
-        return self._journal.create(self.name, order)
+        return known
 
     async def start(self, job: str) -> Entry:
         """Start a job that was created; one that is started already is not started again.
