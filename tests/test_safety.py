@@ -14,11 +14,13 @@ from orchestrator.config.lab import LabConfig
 from orchestrator.domain import (
     Attachment,
     Capability,
+    DecisionSummary,
     Description,
     Health,
     Identity,
     Order,
     Output,
+    Proposal,
     Reading,
     Recovery,
     Result,
@@ -30,8 +32,8 @@ from orchestrator.execution.clock import VirtualClock, run_virtual
 from orchestrator.execution.executor import Executor
 from orchestrator.protocols import Events
 from orchestrator.record.states import AttemptState, CampaignState, TrialState
-from orchestrator.record.store import CampaignStore
-from tests.crash.world import NAME, config, new_store
+from orchestrator.record.store import CampaignStore, StepPlan
+from tests.crash.world import NAME, candidate, config, new_store
 from tests.test_executor import Kiln, good
 
 ADA: dict[str, Any] = {"who": "Ada", "reason": "looked at it"}
@@ -515,6 +517,42 @@ def test_a_stuck_sensor_is_found(store: CampaignStore) -> None:
     assert store.out_of_service(NAME)["kiln"].cause == "stuck"
     assert set(store.doubted(NAME)) == {1, 2, 3}
     assert store.attempts(NAME, trial=4)[0].instrument == "oven"
+
+
+def test_a_reading_far_off_its_prediction_is_doubted(store: CampaignStore) -> None:
+    """Nine readings lie within a few MPa of their prediction; the tenth, 60 MPa off, teaches nothing until trusted."""
+    proposals = [
+        Proposal(candidate(500.0 + 10 * i), policy="given", reason="for a test", mean={"strength": 200.0})
+        for i in range(10)
+    ]
+    trials = store.record_decision(
+        NAME,
+        number=2,
+        policy="given",
+        purpose="asked",
+        proposals=proposals,
+        seen=[],
+        seen_sha256="0" * 64,
+        pending=[],
+        closed_sha256="0" * 64,
+        fit=None,
+        seed=0,
+        device="cpu",
+        threads=1,
+        seconds=0.0,
+        summary=DecisionSummary(),
+        steps=[StepPlan("fire", "furnace", "fire")],
+    )
+    numbers = [trial.number for trial in trials]
+    kiln = drifting(Kiln(), *(200.0 + (-1) ** i * i for i in range(9)), 260.0)
+    here = lab(kiln={"alarms": {"residual": 6}}, kinds={"furnace": ["kiln"]})
+    carry(store, here, {"kiln": kiln}, numbers)
+    assert set(store.doubted(NAME)) == {numbers[-1]}
+    assert "robust standard deviations off its prediction" in store.doubted(NAME)[numbers[-1]]
+    assert [q.kind for q in questions(store, NAME)] == ["doubt"]
+    assert len({row.trial for row in store.dataset(NAME).rows}) == 9
+    answer(store, NAME, questions(store, NAME)[0], "approve", **ADA)
+    assert len({row.trial for row in store.dataset(NAME).rows}) == 10
 
 
 def test_a_saturated_reading_is_uncertain(store: CampaignStore) -> None:
