@@ -45,6 +45,14 @@ def matloop(installed: Path, home: Path, *arguments: str) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=home, check=False, timeout=300)
 
 
+def test_the_readme_shows_the_scpi_driver_as_it_is() -> None:
+    """The thirty lines of `instruments/README.md` are those of `instruments/examples/heater.py`, which is tested."""
+    written = (HERE.parent / "instruments" / "examples" / "heater.py").read_text(encoding="utf-8")
+    body = written[written.index("class Heater(BlockingInstrument)") :].rstrip()
+    assert body in (HERE.parent / "instruments" / "README.md").read_text(encoding="utf-8")
+    assert sum(bool(line.strip()) and '"""' not in line for line in body.splitlines()) <= 30
+
+
 def test_it_is_listed_with_its_distribution(installed: Path, tmp_path: Path) -> None:
     """`matloop plugins` and `matloop instrument list` name the driver, its package and its version."""
     for arguments in (("plugins",), ("instrument", "list")):
