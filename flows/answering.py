@@ -109,10 +109,10 @@ class Desk:
     def driver(self, name: str, instrument: str) -> Instrument:
         """Build the driver of an instrument, once; no device is touched."""
         if (name, instrument) not in self._drivers:
+            from orchestrator import measuring  # noqa: PLC0415  NumPy and pydantic are not needed by --help
+
             campaign = self.campaign(name)
-            use = campaign.config.instruments.get(instrument) or campaign.lab.instruments[instrument]
-            allowed = campaign.lab.allowed_modules
-            built = plugins.build("instruments", use.use, use.options, base=campaign.base, allowed_modules=allowed)
+            built = measuring.instrument(instrument, campaign.config, campaign.lab, campaign.base)
             self._drivers[name, instrument] = built
         return self._drivers[name, instrument]
 

@@ -32,7 +32,7 @@ def questions(*, campaign: str | None, as_json: bool, store: str | None) -> None
         for one in there:
             _show(one)
         if not there:
-            click.echo(f"{campaign or 'no campaign'} asks nothing")
+            click.echo(f"{campaign} asks nothing" if campaign else "no campaign asks anything")
 
 
 @click.command()

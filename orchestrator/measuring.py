@@ -90,8 +90,25 @@ def instruments(config: CampaignConfig, lab: LabConfig, base: str | None) -> dic
     built: dict[str, Instrument] = {}
     steps = [step for procedure in config.procedures.values() for step in procedure]
     for name in needed(steps, lab):
-        use = config.instruments.get(name) or lab.instruments[name]
-        built[name] = plugins.build("instruments", use.use, use.options, base=base, allowed_modules=lab.allowed_modules)
+        built[name] = instrument(name, config, lab, base)
+    return built
+
+
+def instrument(name: str, config: CampaignConfig, lab: LabConfig, base: str | None) -> Instrument:
+    """Build one instrument by the file that declares it: that file's folder is where its relative paths start.
+
+    Args:
+        name: of the instrument.
+        config: the campaign.
+        lab: the site's instruments.
+        base: folder of the campaign file.
+    """
+    own = config.instruments.get(name)
+    use, folder = (lab.instruments[name], lab.base or base) if own is None else (own, base)
+    modules = lab.allowed_modules
+    built: Instrument = plugins.build(
+        "instruments", use.use, use.options, base=folder, allowed_modules=modules, of_lab=own is None
+    )
     return built
 
 

@@ -52,7 +52,8 @@ def _beside_the_file(path: Path, info: ValidationInfo) -> Path:
 
 
 InputPath = Annotated[Path, AfterValidator(_beside_the_file)]
-"""A path in a plug-in's options: relative paths start at the folder of the campaign or lab file."""
+"""A path in a plug-in's options: relative paths start at the folder of the file that says it, be it a
+campaign or a lab file."""
 
 
 # --- instruments ----------------------------------------------------------------------------------------------------

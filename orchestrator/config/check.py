@@ -96,7 +96,7 @@ class _Check:
         self.problem = loaded.config.problem()
         modules = loaded.lab.allowed_modules
         self.builder = Builder(loaded.source, loaded.base, modules)
-        self.lab_builder = Builder(loaded.lab_source, loaded.base, modules, of_lab=True)
+        self.lab_builder = Builder(loaded.lab_source, loaded.lab.base or loaded.base, modules, of_lab=True)
         self.notices: list[str] = []
 
     def run(self) -> Checked:

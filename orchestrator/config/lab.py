@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from orchestrator.config.base import Finite, Name, PropertyName, Strict
 from orchestrator.config.resources import ResourceConfig
@@ -67,6 +67,18 @@ class LabConfig(Strict):
         default_factory=dict, description="places and stocks that the steps of all campaigns share"
     )
     allowed_modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...] = ()
+    _base: str | None = PrivateAttr(default=None)
+
+    @property
+    def base(self) -> str | None:
+        """Return the folder that relative paths in the file start from; None where it was made in code."""
+        return self._base
+
+    def read_from(self, folder: str) -> Self:
+        """Return the same lab, its relative paths starting from a folder."""
+        lab = self.model_copy()
+        lab._base = folder  # noqa: SLF001  its own kind
+        return lab
 
     def members(self, name: str) -> tuple[str, ...]:
         """Return the instruments that a step may mean by a name: the members of a kind, or the one of that name."""

@@ -61,7 +61,7 @@ def load_campaign(path: str | Path, *, lab: str | Path | None = None) -> Loaded:
     config, source = _load(path, CampaignConfig)
     beside = Path(path).parent / LAB
     lab_path = lab if lab is not None else beside if beside.is_file() else None
-    lab_config, lab_source = (LabConfig(), Source()) if lab_path is None else _load(lab_path, LabConfig)
+    lab_config, lab_source = (LabConfig(), Source()) if lab_path is None else _load_lab(lab_path)
     return Loaded(
         config=config,
         file=str(path),
@@ -86,7 +86,12 @@ def load_lab(path: str | Path) -> LabConfig:
     Raises:
         ConfigError: the file cannot be read, or says what it may not say.
     """
-    return _load(path, LabConfig)[0]
+    return _load_lab(path)[0]
+
+
+def _load_lab(path: str | Path) -> tuple[LabConfig, Source]:
+    lab, source = _load(path, LabConfig)
+    return lab.read_from(str(Path(path).absolute().parent)), source
 
 
 def _load(path: str | Path, model: type[M]) -> tuple[M, Source]:
