@@ -52,7 +52,7 @@ def list_() -> None:
 @FOLDER
 def tasks(folder: Path | None) -> None:
     """Show the task cards that wait for a person."""
-    from instruments import tasks as cards
+    from instruments.people import tasks as cards
 
     where = folder or cards.default_folder()
     waiting = cards.waiting(where)
@@ -82,7 +82,7 @@ def answer(key: str, values: tuple[str, ...], folder: Path | None, **given: Any)
 
     KEY is the beginning of the card's key; VALUES are like "strength=12.3 MPa". What is missing is asked for.
     """
-    from instruments import tasks as cards
+    from instruments.people import tasks as cards
 
     where = folder or cards.default_folder()
     try:

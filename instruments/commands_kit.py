@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from instruments.conformance import Accidents, Finding, Report
-    from instruments.drills import Window
+    from instruments.conformance.orders import Window
     from instruments.simulated.wire import Chaos
     from orchestrator.domain import Description
     from orchestrator.protocols import Instrument
@@ -134,7 +134,7 @@ async def _serve(proxy: Chaos, listen: int) -> None:
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="To make; default: NAME-driver here.")
 def new(name: str, folder: Path | None) -> None:
     """Write a driver package to begin with: driver, simulator, and a test of the contract that passes as written."""
-    from instruments import new_driver
+    from instruments.conformance import new_driver
     from orchestrator.errors import PluginError
 
     where = folder or Path(f"{name.replace('_', '-')}-driver")

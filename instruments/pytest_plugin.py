@@ -70,7 +70,7 @@ class DriverCollector(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Give one test a rule, up to the level."""
-        from instruments.conformance_rules import RULES
+        from instruments.conformance.rules import RULES
 
         for rule in RULES.values():
             if rule.level <= self.config.getoption("--matloop-level"):

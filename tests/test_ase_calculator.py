@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from instruments import conformance
-from instruments.ase_calculator import AseCalculator, AseOptions
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
+from instruments.programs.ase_calculator import AseCalculator, AseOptions
 from orchestrator import loop
 from orchestrator.campaign import Campaign
 from orchestrator.domain import Crystal, Finished, Order

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from instruments import conformance, program_output
-from instruments.command_line import CommandLine, CommandLineOptions
-from instruments.drills import QuietEvents
-from instruments.job_folders import JobFolder
-from instruments.program_output import OutputOptions
+from instruments import conformance
+from instruments.conformance.orders import QuietEvents
+from instruments.programs import output as program_output
+from instruments.programs.command_line import CommandLine, CommandLineOptions
+from instruments.programs.folders import JobFolder
+from instruments.programs.output import OutputOptions
 from orchestrator import loop
 from orchestrator.campaign import Campaign
 from orchestrator.config.check import check
@@ -281,8 +282,8 @@ async def test_two_drivers_start_one_program(tmp_path: Path) -> None:
 
 CAMPAIGN = """
 import asyncio, sys
-from instruments.command_line import CommandLine, CommandLineOptions
-from instruments.drills import QuietEvents
+from instruments.programs.command_line import CommandLine, CommandLineOptions
+from instruments.conformance.orders import QuietEvents
 from orchestrator.domain import Order
 text = "import time; open('../../count', 'a').write('x'); time.sleep(1.5); print('energy = 4')"
 options = {

@@ -62,7 +62,7 @@ def drills(findings: list[Finding]) -> dict[str, bool]:
 @pytest.mark.parametrize(("driver", "rule"), ALONE, ids=[driver.__name__ for driver, _ in ALONE])
 async def test_mistakes_are_caught(driver: type, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each bad driver fails the rule that is there for it."""
-    monkeypatch.setattr("instruments.conformance_active.ABORT_S", 0.5)
+    monkeypatch.setattr("instruments.conformance.active.ABORT_S", 0.5)
     try:
         findings = await conformance.check(driver(), level=3, accidents=Accidents(orders=60))
     finally:

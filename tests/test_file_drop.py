@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from instruments import conformance
-from instruments.drills import QuietEvents
-from instruments.drop_folder import DropFolder, Habits
-from instruments.file_drop import FileDrop, FileDropOptions
-from instruments.tasks import AnswerError
+from instruments.conformance.orders import QuietEvents
+from instruments.people.drop_folder import DropFolder, Habits
+from instruments.people.file_drop import FileDrop, FileDropOptions
+from instruments.people.tasks import AnswerError
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running, Unsure
 from orchestrator.errors import Aborted, Effect, Fault, Rejected
 from orchestrator.protocols import AsksPeople

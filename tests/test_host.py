@@ -17,11 +17,11 @@ import pytest
 from click.testing import CliRunner
 
 from instruments import conformance
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.host import descriptions, tokens, wire
 from instruments.host.hosted import build
 from instruments.host.remote import Remote, RemoteOptions, SafeRemote
-from instruments.lab_commands import lab
+from instruments.self_described.commands import lab
 from instruments.simulated.furnace import Furnace, FurnaceOptions
 from orchestrator.domain import Absent, Finished, Order, Quantity, Recovery, Running, Unsure
 from orchestrator.errors import (

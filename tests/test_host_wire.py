@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.host import tokens
 from instruments.host.remote import Remote, RemoteOptions
 from orchestrator.domain import Quantity, Unsure

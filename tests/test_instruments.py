@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from instruments import conformance
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.sync import BlockingInstrument, Job
 from orchestrator import plugins
 from orchestrator.domain import (

@@ -25,8 +25,8 @@ CASES = [(driver, rule) for rule, drivers in WORKING.items() for driver in drive
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A bad driver is given up sooner than a slow device would be."""
-    monkeypatch.setattr("instruments.conformance_active.ABORT_S", 0.5)
-    monkeypatch.setattr("instruments.conformance_passive.LEFT_S", 0.3)
+    monkeypatch.setattr("instruments.conformance.active.ABORT_S", 0.5)
+    monkeypatch.setattr("instruments.conformance.passive.LEFT_S", 0.3)
     yield
     forget_connections()
 

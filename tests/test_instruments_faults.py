@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.simulated.faults import UNSEEN, FaultKind
 from instruments.simulated.wrapper import Simulated, SimulatedOptions
 from orchestrator.domain import Order, Quantity, Result

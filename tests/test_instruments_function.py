@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from instruments import conformance
-from instruments.drills import QuietEvents, good_order
+from instruments.conformance.orders import QuietEvents, good_order
 from instruments.function import FunctionInstrument, instrument
 from instruments.sync import Job
 from orchestrator import plugins

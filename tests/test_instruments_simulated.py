@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from instruments import conformance
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.simulated import furnace
 from instruments.simulated.balance import Balance, BalanceOptions
 from instruments.simulated.furnace import BEST, PEAK, Furnace, FurnaceOptions

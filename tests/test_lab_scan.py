@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from instruments import scans
-from instruments.lab_commands import lab
-from instruments.scans import Command, Described, Scan, snake
+from instruments.self_described import scans
+from instruments.self_described.commands import lab
+from instruments.self_described.scans import Command, Described, Scan, snake
 from instruments.sila.units import from_sila
 from orchestrator import plugins
 from orchestrator.errors import UnitError

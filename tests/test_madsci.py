@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from instruments import conformance
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.host.hosted import build
-from instruments.madsci import MadsciNode, MadsciOptions
+from instruments.madsci.driver import MadsciNode, MadsciOptions
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running, Unsure
 from orchestrator.errors import Aborted, Busy, Effect, Fault, Interlocked, NotConnected, Rejected
 from tests.loopback_servers import FOLDER, Server, launch, start

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from instruments import conformance
-from instruments.drills import QuietEvents
-from instruments.modbus import Modbus
-from instruments.modbus_link import ModbusLink
-from instruments.modbus_map import Register, RegisterMap
+from instruments.conformance.orders import QuietEvents
+from instruments.modbus.driver import Modbus
+from instruments.modbus.link import ModbusLink
+from instruments.modbus.register_map import Register, RegisterMap
 from instruments.scpi.device import read_device
 from orchestrator import plugins
 from orchestrator.config.read import load_lab

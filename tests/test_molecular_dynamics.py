@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from instruments import conformance
-from instruments.drills import QuietEvents
-from instruments.interatomic_potential import InteratomicPotential, PotentialOptions
-from instruments.molecular_dynamics import block_error
+from instruments.conformance.orders import QuietEvents
+from instruments.potentials.driver import InteratomicPotential, PotentialOptions
+from instruments.potentials.dynamics import block_error
 from orchestrator.domain import Crystal, Order, Quality, Quantity, Result
 from orchestrator.errors import Aborted, BadData, Rejected
 

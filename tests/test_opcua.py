@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from instruments import conformance, scans
+from instruments import conformance
 from instruments.opcua.driver import OpcUa
 from instruments.opcua.link import OpcUaOptions, Where
 from instruments.opcua.scanning import scan
 from instruments.opcua.units import UNECE_URI, code_of, from_opcua
+from instruments.self_described import scans
 from orchestrator.domain import Absent, Finished, Order, Quality, Quantity, Recovery, Running, Unsure
 from orchestrator.errors import (
     Aborted,

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruments import conformance, tasks
+from instruments import conformance
 from instruments.commands import instrument
-from instruments.drills import QuietEvents
-from instruments.operator import Operator, OperatorOptions
+from instruments.conformance.orders import QuietEvents
+from instruments.people import tasks
+from instruments.people.operator import Operator, OperatorOptions
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running, Unsure
 from orchestrator.errors import Aborted, Effect, Fault, Rejected, TimedOut
 from orchestrator.protocols import Recoverable

@@ -17,10 +17,10 @@ pytest.importorskip("aioca")
 pytest.importorskip("caproto")
 
 from instruments import conformance
-from instruments.drills import QuietEvents
-from instruments.ophyd_device import OphydDevice, from_ophyd
-from instruments.ophyd_links import Channels
-from instruments.ophyd_options import OphydOptions
+from instruments.conformance.orders import QuietEvents
+from instruments.ophyd.driver import OphydDevice, from_ophyd
+from instruments.ophyd.links import Channels
+from instruments.ophyd.options import OphydOptions
 from orchestrator import loop
 from orchestrator.campaign import Campaign
 from orchestrator.domain import Order, Quality, Quantity, Result

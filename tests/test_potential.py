@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instruments import potentials
-from instruments.drills import QuietEvents
-from instruments.interatomic_potential import InteratomicPotential, PotentialOptions
-from instruments.potential_worker import Elsewhere
-from instruments.relaxation import Settings, relax
+from instruments.conformance.orders import QuietEvents
+from instruments.potentials import catalogue
+from instruments.potentials.driver import InteratomicPotential, PotentialOptions
+from instruments.potentials.relaxation import Settings, relax
+from instruments.potentials.worker import Elsewhere
 from orchestrator.domain import Crystal, Order, Quality, Recovery, Result
 from orchestrator.errors import Aborted, BadData, Effect, Fault, Rejected
 
@@ -107,7 +107,7 @@ async def test_unknown_elements_are_refused() -> None:
         await driver.run(order(perovskite("Sr", "Ti", "O", 3.9)), QuietEvents())
     assert caught.value.effect is Effect.NONE
     with pytest.raises(Rejected, match="Xx"):
-        potentials.refuse_unknown_elements("chgnet", perovskite("Xx", "Ti", "O", 3.9))
+        catalogue.refuse_unknown_elements("chgnet", perovskite("Xx", "Ti", "O", 3.9))
     await driver.close()
 
 
@@ -171,7 +171,7 @@ async def test_a_worker_that_dies_is_replaced() -> None:
 
 def test_relaxing_twice_gives_the_same() -> None:
     """On one computer the same structure gives the same numbers to the last digit."""
-    emt = potentials.load("emt", 1)
+    emt = catalogue.load("emt", 1)
     first, second = (relax(emt, copper(), Settings(0.05, 50, cell=True), lambda _: None) for _ in range(2))
     assert first == second
 

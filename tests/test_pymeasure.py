@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from instruments import conformance
-from instruments.drills import QuietEvents
-from instruments.pymeasure_driver import PyMeasure
+from instruments.conformance.orders import QuietEvents
+from instruments.pymeasure.driver import PyMeasure
 from orchestrator import plugins
 from orchestrator.config.read import load_lab
 from orchestrator.domain import Order, Quantity

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from instruments import conformance
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.examples import heater as heater_example
 from instruments.scpi.commands import serve
 from instruments.scpi.device import Device, read_device

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from instruments import conformance, scans
+from instruments import conformance
+from instruments.self_described import scans
 from instruments.sila.driver import Sila
 from instruments.sila.link import SilaOptions, Where
 from instruments.sila.scanning import scan

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from instruments import conformance
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.table_lookup import TableLookup, TableOptions, reduced_formula
 from orchestrator import plugins
 from orchestrator.domain import Crystal, Order, Quantity, Result

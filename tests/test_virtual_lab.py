@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from instruments import conformance
-from instruments.drills import QuietEvents
+from instruments.conformance.orders import QuietEvents
 from instruments.virtual.chemistry import Sample
 from instruments.virtual.commands import virtual_lab
 from instruments.virtual.device import VIAL

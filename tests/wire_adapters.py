@@ -90,7 +90,7 @@ async def _modbus(port: int, own: int, folder: Path) -> Instrument:
 
 
 async def _sila(port: int, own: int, folder: Path) -> Instrument:
-    from instruments import scans
+    from instruments.self_described import scans
     from instruments.sila.driver import Sila
     from instruments.sila.link import SilaOptions, Where
     from instruments.sila.scanning import scan
@@ -103,10 +103,10 @@ async def _sila(port: int, own: int, folder: Path) -> Instrument:
 
 
 async def _opcua(port: int, own: int, folder: Path) -> Instrument:
-    from instruments import scans
     from instruments.opcua.driver import OpcUa
     from instruments.opcua.link import OpcUaOptions, Where
     from instruments.opcua.scanning import scan
+    from instruments.self_described import scans
 
     path = folder / "opcua.json"
     if not path.exists():
@@ -149,7 +149,7 @@ async def _remote(port: int, own: int, folder: Path) -> Instrument:
 
 async def _madsci(port: int, own: int, folder: Path) -> Instrument:
     del own, folder
-    from instruments.madsci import MadsciNode, MadsciOptions
+    from instruments.madsci.driver import MadsciNode, MadsciOptions
 
     fire: dict[str, Any] = {
         "parameters": {

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from instruments.conformance_active import readings_of
-from instruments.drills import QuietEvents, new_key
+from instruments.conformance.active import readings_of
+from instruments.conformance.orders import QuietEvents, new_key
 from instruments.simulated.wire import Chaos, WireFault
 from orchestrator.domain import Order, Result
 from orchestrator.errors import BadData, InstrumentError, Rejected

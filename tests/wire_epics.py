@@ -127,8 +127,8 @@ def _free() -> int:
 
 async def _driver(port: int, own: int, folder: Path) -> Instrument:
     del folder
-    from instruments.ophyd_device import OphydDevice  # noqa: PLC0415  a heavy library, for this adapter only
-    from instruments.ophyd_options import OphydOptions  # noqa: PLC0415  the same
+    from instruments.ophyd.driver import OphydDevice  # noqa: PLC0415  a heavy library, for this adapter only
+    from instruments.ophyd.options import OphydOptions  # noqa: PLC0415  the same
 
     class Led(OphydDevice):
         """Gives the relay back with the link."""

@@ -22,8 +22,8 @@ from instruments.opcua import lads, reading
 from instruments.opcua.link import OpcUaOptions, Where, linked, our_errors
 from instruments.opcua.nodes import Unit, explore, find_unit, scan_of
 from instruments.opcua.reading import Since, microseconds, plain
-from instruments.scans import Described, Scan
-from instruments.self_described import Job, Nobody, Seen, SelfDescribed, within
+from instruments.self_described.driver import Job, Nobody, Seen, SelfDescribed, within
+from instruments.self_described.scans import Described, Scan
 from orchestrator.domain import (
     Absent,
     Description,

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from instruments.opcua.nodes import Unit
-from instruments.scans import Command, Described, Scan, snake, unique
-from instruments.self_described import Job
+from instruments.self_described.driver import Job
+from instruments.self_described.scans import Command, Described, Scan, snake, unique
 from orchestrator.errors import Fault
 
 PROGRAM = "program"

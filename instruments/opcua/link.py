@@ -13,8 +13,8 @@ from urllib.parse import urlparse
 
 from pydantic import Field, model_validator
 
-from instruments.offers import OfferOptions
-from instruments.self_described import CONNECT_S, MEANINGS, imported, is_here, within
+from instruments.self_described.driver import CONNECT_S, MEANINGS, imported, is_here, within
+from instruments.self_described.offers import OfferOptions
 from orchestrator.errors import (
     Busy,
     Effect,

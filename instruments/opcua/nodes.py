@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from instruments.opcua.units import from_opcua
-from instruments.scans import STOPPING, Command, Described, Scan, snake, unique
+from instruments.self_described.scans import STOPPING, Command, Described, Scan, snake, unique
 from orchestrator.errors import Effect, NotConnected, UnitError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from instruments.opcua.link import name_of, our_errors
-from instruments.scans import Described
-from instruments.self_described import Seen
+from instruments.self_described.driver import Seen
+from instruments.self_described.scans import Described
 from orchestrator.domain import Quality
 from orchestrator.errors import BadData
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from instruments.opcua import lads
 from instruments.opcua.link import Where, linked, our_errors
 from instruments.opcua.nodes import explore, find_unit, scan_of
-from instruments.scans import Scan
+from instruments.self_described.scans import Scan
 
 CALL_S = 5.0
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
-from instruments.scans import Command, Described, Scan
-from instruments.self_described import Job, Nobody, Seen, SelfDescribed
+from instruments.self_described.driver import Job, Nobody, Seen, SelfDescribed
+from instruments.self_described.scans import Command, Described, Scan
 from instruments.sila.features import scan_of
 from instruments.sila.link import SilaOptions, Where, identity_of, linked, our_errors
 from orchestrator.domain import (

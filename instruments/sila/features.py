@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from instruments.scans import Command, Described, Scan, snake, unique
+from instruments.self_described.scans import Command, Described, Scan, snake, unique
 from instruments.sila.units import from_sila
 from orchestrator.errors import UnitError
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from instruments.offers import OfferOptions
-from instruments.self_described import CONNECT_S, MEANINGS, imported, is_here
+from instruments.self_described.driver import CONNECT_S, MEANINGS, imported, is_here
+from instruments.self_described.offers import OfferOptions
 from orchestrator.domain import Identity
 from orchestrator.errors import (
     BadData,

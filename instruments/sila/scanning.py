@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instruments.scans import Scan
+from instruments.self_described.scans import Scan
 from instruments.sila.features import scan_of
 from instruments.sila.link import Where, identity_of, linked, our_errors
 

@@ -192,7 +192,7 @@ def _scpi(device: Device, port: int, through: int, folder: Path) -> dict[str, An
 
 
 def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, Any]:
-    from instruments import scans  # noqa: PLC0415  with its protocol
+    from instruments.self_described import scans  # noqa: PLC0415  with its protocol
     from instruments.sila.link import Where  # noqa: PLC0415  with its protocol
     from instruments.sila.scanning import scan  # noqa: PLC0415  with its protocol
     from instruments.virtual.sila_server import options  # noqa: PLC0415  with its protocol
@@ -203,9 +203,9 @@ def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, An
 
 
 def _opcua(device: Device, port: int, through: int, folder: Path) -> dict[str, Any]:
-    from instruments import scans  # noqa: PLC0415  with its protocol
     from instruments.opcua.link import Where  # noqa: PLC0415  with its protocol
     from instruments.opcua.scanning import scan  # noqa: PLC0415  with its protocol
+    from instruments.self_described import scans  # noqa: PLC0415  with its protocol
     from instruments.virtual.opcua_server import options  # noqa: PLC0415  with its protocol
 
     path = folder / f"{device.name}.json"

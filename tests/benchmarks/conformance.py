@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from instruments import conformance, conformance_active, conformance_passive
+from instruments import conformance
 from instruments.conformance import RULES, Accidents, Level
+from instruments.conformance import active as conformance_active
+from instruments.conformance import passive as conformance_passive
 from orchestrator import plugins
 from tests import bad_at_work, bad_in_drills
 from tests.bad_drivers import BAD

@@ -33,13 +33,13 @@ SCRIPT = "script"
 CODE = {
     "scpi": ["instruments/scpi"],
     "script": ["instruments/scpi/simulator.py"],
-    "pymeasure": ["instruments/pymeasure_driver.py", "instruments/pymeasure_options.py"],
-    "modbus": ["instruments/modbus.py", "instruments/modbus_link.py", "instruments/modbus_map.py"],
-    "sila": ["instruments/sila", "instruments/self_described.py", "instruments/offers.py"],
-    "opcua": ["instruments/opcua", "instruments/self_described.py", "instruments/offers.py"],
+    "pymeasure": ["instruments/pymeasure/driver.py", "instruments/pymeasure/options.py"],
+    "modbus": ["instruments/modbus/driver.py", "instruments/modbus/link.py", "instruments/modbus/register_map.py"],
+    "sila": ["instruments/sila", "instruments/self_described/driver.py", "instruments/self_described/offers.py"],
+    "opcua": ["instruments/opcua", "instruments/self_described/driver.py", "instruments/self_described/offers.py"],
     "remote": ["instruments/host"],
-    "madsci": ["instruments/madsci.py", "instruments/madsci_options.py"],
-    "ophyd": ["instruments/ophyd_device.py", "instruments/ophyd_links.py", "instruments/ophyd_options.py"],
+    "madsci": ["instruments/madsci/driver.py", "instruments/madsci/options.py"],
+    "ophyd": ["instruments/ophyd/driver.py", "instruments/ophyd/links.py", "instruments/ophyd/options.py"],
 }
 """What is measured; a changed adapter is measured anew."""
 COMMON = ["instruments/sync.py", "instruments/lane.py", "instruments/settings.py"]

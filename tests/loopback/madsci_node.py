@@ -1,4 +1,4 @@
-"""A MADSci node as `instruments/madsci.py` meets it, without MADSci.
+"""A MADSci node as `instruments/madsci/driver.py` meets it, without MADSci.
 
 Compared with a real node (madsci-node-module 0.8.1, `madsci_real_node.py`), whose answers are repeated here word by
 word: /info (names, actions, argument types), /status, creating with and without a missing or wrong argument (422) and

@@ -1,0 +1,1 @@
+"""MADSci nodes over their REST interface."""

@@ -1,0 +1,1 @@
+"""EPICS process variables and ophyd-async devices."""

@@ -1,0 +1,1 @@
+"""People, and software that reads and writes files, as instruments."""

@@ -1,0 +1,1 @@
+"""Interatomic potentials as instruments: energies, relaxations, molecular dynamics."""

@@ -1,0 +1,1 @@
+"""Any PyMeasure driver as an instrument."""
