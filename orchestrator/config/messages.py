@@ -16,7 +16,7 @@ from orchestrator.errors import ConfigError
 LONGEST_SEEN = 60
 """Characters of a wrong value that a message repeats."""
 
-AS_NEAR = 0.1
+AS_NEAR = 0.08
 """Similarity by which a second word may be further away and is suggested too."""
 
 EXPECTED = {
