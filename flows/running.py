@@ -75,12 +75,12 @@ def carry_on(campaign: Campaign, *, where: str | None, plain: bool) -> None:
     with Screen(campaign.store, name, console) as screen:
         if server is None:
             run = partial(loop.run, campaign, hooks=screen, who=actor())
-            work: Callable[[], Coroutine[Any, Any, str]] = lambda: told(campaign, run())  # noqa: E731
+            work: Callable[[], Coroutine[Any, Any, str]] = lambda: screen.watching(told(campaign, run()))  # noqa: E731
         else:
             from flows.campaign import lent  # noqa: PLC0415  Prefect takes two seconds to import
 
             console.print(f"watch it: {server.ui}")
-            work = lambda: lent(campaign, screen)  # noqa: E731  a coroutine is made inside the event loop
+            work = lambda: screen.watching(lent(campaign, screen))  # noqa: E731  a coroutine is made inside the event loop
         reason = asyncio.run(interrupts.watch(work))
     _farewell(campaign, console, reason)
     if interrupts.count:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.answering import Desk, Open, waiting
 from flows.overview import Overview, ago, number
 from orchestrator.record.states import CampaignState, TrialState
 
@@ -42,6 +44,11 @@ METRICS = 3
 
 FRONT = 4
 """Candidates of the front in one line; the table marks more of them."""
+
+LOOK_S = 2.0
+"""How often a running campaign is looked at for what people are asked."""
+
+T = TypeVar("T")
 
 SHOWN = 8
 """Best candidates in the terminal; `matloop export` and the report have all of them."""
@@ -84,10 +91,10 @@ def campaign_view(view: Overview, *, doing: str = "") -> RenderableType:
     if len(view.problem.fidelities) > 1:
         parts.append(_levels_line(view))
     if view.in_flight:
-        running = ", ".join(f"{t.number} {t.candidate.label} ({_step(t)})" for t in view.in_flight)
+        running = "; ".join(f"{t.number} {t.candidate.label} ({_step(t)})" for t in view.in_flight)
         parts.append(Text.assemble(("running   ", "dim"), running))
     if view.waiting and view.in_flight:
-        waiting = ", ".join(f"{t.number} {t.candidate.label}" for t in view.waiting[:SHOWN])
+        waiting = "; ".join(f"{t.number} {t.candidate.label}" for t in view.waiting[:SHOWN])
         parts.append(Text.assemble(("waiting   ", "dim"), waiting))
     if view.decision is not None:
         parts.append(Text.assemble(("decided   ", "dim"), _decision_line(view)))
@@ -186,6 +193,12 @@ def _best_table(view: Overview) -> Table:
     return table
 
 
+def _asked(one: Open) -> str:
+    """Write a question with the command that leads on; most name it themselves."""
+    how = f"matloop answer {one.campaign}"
+    return one.text if how in one.text else f"{one.text} Answer with: {how}"
+
+
 class Screen:
     """Hooks of the loop that show it in the terminal: a live view on a terminal, one line a piece of news elsewhere.
 
@@ -200,6 +213,7 @@ class Screen:
         self.name = name
         self.console = console
         self.doing = "starting"
+        self._asked: set[str] = set()
         self._seen = Overview.of(store, name)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
@@ -216,6 +230,34 @@ class Screen:
     def say(self, line: str) -> None:
         """Write one line for people above the live view."""
         self.console.print(Text(time.strftime("%H:%M:%S "), style="dim") + Text(line), soft_wrap=True)
+
+    async def watching(self, work: Awaitable[T]) -> T:
+        """Await the work on the campaign, and say meanwhile what people are asked, as soon as it is asked.
+
+        Args:
+            work: the loop.
+
+        Returns:
+            What the work returns.
+        """
+        watch = asyncio.create_task(self._watch())
+        try:
+            return await work
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        desk = Desk(self.store)
+        while True:
+            there = {one.id: one for one in await asyncio.to_thread(waiting, desk, [self.name])}
+            for one in there.values():
+                if one.id not in self._asked:
+                    self.say(f"QUESTION {one.id}: {_asked(one)}")
+            if there or self._asked:
+                self._seen = await asyncio.to_thread(Overview.of, self.store, self.name)
+            self._asked = set(there)
+            await asyncio.sleep(LOOK_S)
 
     async def fit(self, act: Callable[[], Awaitable[FitInfo | None]]) -> FitInfo | None:
         """Show a training."""

@@ -322,11 +322,11 @@ def _ranked(now: Standing) -> list[TrialInfo]:
 
 def _decided(plan: Plan) -> str:
     """Describe a decision, in one line."""
-    said = [", ".join(trial.candidate.label for trial in plan.trials)] if plan.trials or not plan.kept else []
+    said = ["; ".join(trial.candidate.label for trial in plan.trials)] if plan.trials or not plan.kept else []
     for what, trials in (("kept", plan.kept), ("withdrawn", plan.withdrawn)):
         if trials:
-            said.append(f"{what}: {', '.join(trial.candidate.label for trial in trials)}")
-    return f"decision {plan.decision} ({plan.policy}): {'; '.join(said)}"
+            said.append(f"{what}: {'; '.join(trial.candidate.label for trial in trials)}")
+    return f"decision {plan.decision} ({plan.policy}): {' | '.join(said)}"
 
 
 def _news(campaign: Campaign, trial: TrialInfo) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 import urllib.parse
@@ -11,10 +12,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 
 from flows import answer_flow
 from flows.answering import Desk, Open, Typed, find, give, read, resolve_verb, waiting
 from flows.beginning import loaded_with
+from flows.screen import Screen
 from flows.session import STORE_VARIABLE
 from orchestrator import loop
 from orchestrator.campaign import Campaign
@@ -79,7 +82,7 @@ async def test_task_cards_are_answered_like_questions(tmp_path: Path, store: Cam
         told = await asyncio.to_thread(give, desk, "bench", card.id, verb, texts, who="Ada", reason="as seen")
         assert told.startswith(f"{card.id} of bench is answered")
         until = time.monotonic() + 10
-        while any(one.id == card.id for one in await asyncio.to_thread(waiting, desk, ["bench"])):
+        while any(one.id == card.id for one in await asyncio.to_thread(waiting, desk, ["bench"])):  # noqa: ASYNC110  same
             assert time.monotonic() < until
             await asyncio.sleep(0.05)
     await asyncio.wait_for(running, 20)
@@ -190,3 +193,28 @@ def test_what_cannot_be_understood_is_refused() -> None:
     assert resolve_verb("perhaps") is None
     with pytest.raises(StoreError, match="asks nothing"):
         find([], "small", "a7")
+
+
+async def test_a_running_campaign_says_what_people_are_asked(store: CampaignStore, tmp_path: Path) -> None:
+    """The terminal names each card once, as soon as it waits, and the commands that show and answer it."""
+    campaign = Campaign.begin(loaded_with(bench(tmp_path)), store=store, actor="test")
+    told = io.StringIO()
+    screen = Screen(store, "bench", Console(file=told, width=200))
+    desk = Desk(store)
+
+    async def answered() -> str:
+        run = asyncio.create_task(loop.run(campaign, hooks=screen))
+        for _ in range(2):
+            card = await card_of(desk)
+            while f"QUESTION {card.id}: " not in told.getvalue():  # noqa: ASYNC110  text has no event
+                await asyncio.sleep(0.05)
+            await asyncio.to_thread(give, desk, "bench", card.id, None, ["strength=3 MPa"], who="Ada", reason="")
+            while any(one.id == card.id for one in await asyncio.to_thread(waiting, desk, ["bench"])):  # noqa: ASYNC110  same
+                await asyncio.sleep(0.05)
+        return await run
+
+    async with asyncio.timeout(30):
+        assert "2 trials" in await screen.watching(answered())
+    said = [line for line in told.getvalue().splitlines() if "QUESTION" in line]
+    assert len(said) == 2
+    assert all("matloop answer bench" in line for line in said)

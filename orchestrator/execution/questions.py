@@ -134,7 +134,8 @@ class Question:
         if self.kind == "service":
             return f"instrument {self.instrument!r} is OUT OF SERVICE: {self.why}. See to it, then: {how}"
         about = f"trial {self.trial}, step {self.step!r}: " if self.trial else ""
-        return f"{about}{self.why}. Answer ({', '.join(self.verbs)}): {how}"
+        stop = "" if self.why.endswith(("?", "!", ".")) else "."
+        return f"{about}{self.why}{stop} Answer with: {how}"
 
 
 def questions(store: CampaignStore, name: str) -> list[Question]:
