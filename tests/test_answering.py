@@ -82,7 +82,7 @@ async def test_task_cards_are_answered_like_questions(tmp_path: Path, store: Cam
         told = await asyncio.to_thread(give, desk, "bench", card.id, verb, texts, who="Ada", reason="as seen")
         assert told.startswith(f"{card.id} of bench is answered")
         until = time.monotonic() + 10
-        while any(one.id == card.id for one in await asyncio.to_thread(waiting, desk, ["bench"])):  # noqa: ASYNC110  same
+        while any(one.id == card.id for one in await asyncio.to_thread(waiting, desk, ["bench"])):
             assert time.monotonic() < until
             await asyncio.sleep(0.05)
     await asyncio.wait_for(running, 20)

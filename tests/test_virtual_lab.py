@@ -63,7 +63,9 @@ def test_drivers_keep_the_contract(lab: VirtualLab, device: str) -> None:
     vial = float(world.new_vial())
     world.keep(round(vial), Sample.mixed(650.0, 385.0))
     content = entry(lab, device)
-    driver = plugins.build("instruments", content["use"], content["options"], base=None, allowed_modules=())
+    driver = plugins.build(
+        "instruments", content["use"], content["options"], base=str(lab.plan.folder), allowed_modules=()
+    )
     here = Quantity(vial, "dimensionless")
     window = {} if device == "dispenser" else {VIAL: (here, here)}
     findings = asyncio.run(conformance.check(driver, level=2, send=True, window=window))
@@ -108,7 +110,9 @@ def test_numbers_of_another_order_are_refused(tmp_path: Path) -> None:
 
     async def orders(lab: VirtualLab, device: str) -> list[str]:
         content = entry(lab, device)
-        driver = plugins.build("instruments", content["use"], content["options"], base=None, allowed_modules=())
+        driver = plugins.build(
+            "instruments", content["use"], content["options"], base=str(lab.plan.folder), allowed_modules=()
+        )
         (capability,) = (await driver.describe()).capabilities
         middle = {p.name: Quantity(p.default or ((p.low + p.high) / 2), p.unit) for p in capability.parameters}
         settings = {**middle, VIAL: Quantity(vial, "dimensionless")}
@@ -133,7 +137,9 @@ def test_a_device_comes_back_on_its_port_and_remembers(lab: VirtualLab) -> None:
     content = entry(lab, "dispenser")
 
     async def identity() -> str:
-        driver = plugins.build("instruments", content["use"], content["options"], base=None, allowed_modules=())
+        driver = plugins.build(
+            "instruments", content["use"], content["options"], base=str(lab.plan.folder), allowed_modules=()
+        )
         try:
             return str(await driver.open())
         finally:

@@ -7,10 +7,20 @@ Only click is imported here, so that help appears at once; everything else insid
 
 from __future__ import annotations
 
+import fcntl
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+NEXT = """
+in another window:
+  matloop lab check {file}
+  matloop run campaigns/virtual/virtual_synthesis.yaml --lab {file}
+Ctrl-C ends the lab. Its ports change when it is started again: resume a campaign with --lab {file}."""
 
 
 @click.command("virtual-lab")
@@ -37,17 +47,35 @@ def virtual_lab(folder: Path, speed: float, seed: int, faults: float) -> None:
     """
     from instruments.virtual.lab import Plan, VirtualLab
 
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
     folder.mkdir(parents=True, exist_ok=True)
-    with VirtualLab(Plan(folder, seed=seed, speed=speed, faults=faults)) as lab:
+    with _alone(folder), VirtualLab(Plan(folder, seed=seed, speed=speed, faults=faults)) as lab:
         for device, port in lab.ports.items():
             click.echo(f"READY {device} {lab.plan.protocols[device]} 127.0.0.1:{port}")
-        click.echo(f"READY {lab.write()}")
+        file = lab.write()
+        click.echo(f"READY {file}")
+        click.echo(NEXT.format(file=file))
         try:
             while all(process.poll() is None for process in lab.processes.values()):
                 time.sleep(0.5)
         except KeyboardInterrupt:
-            click.echo("the virtual lab is closed")
+            click.echo("\nthe virtual lab is closed; the same command goes on with its samples")
             return
         dead = [name for name, process in lab.processes.items() if process.poll() is not None]
         message = f"the server of {', '.join(dead)} has ended by itself; look into {folder / (dead[0] + '.log')}"
         raise click.ClickException(message)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a folder for one lab: a second one would write its ports over the first one's lab file."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"a virtual lab runs in {folder} already; end it, or give another --folder"
+            raise click.ClickException(message) from error
+        yield

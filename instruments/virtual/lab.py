@@ -188,7 +188,7 @@ def _scpi(device: Device, port: int, through: int, folder: Path) -> dict[str, An
     path = folder / f"{device.name}.yaml"
     path.write_text(json.dumps(device_file(device), indent=2) + "\n")
     address = f"TCPIP::127.0.0.1::{through}::SOCKET"
-    return {"use": "scpi", "options": {"device": str(path.resolve()), "address": address}}
+    return {"use": "scpi", "options": {"device": path.name, "address": address}}
 
 
 def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def _sila(device: Device, port: int, through: int, folder: Path) -> dict[str, An
 
     path = folder / f"{device.name}.json"
     scans.write(_patiently(lambda: scan(Where("127.0.0.1", port, tls=False))), path)
-    return {"use": "sila", "options": options(device, through, str(path.resolve()))}
+    return {"use": "sila", "options": options(device, through, path.name)}
 
 
 def _opcua(device: Device, port: int, through: int, folder: Path) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _opcua(device: Device, port: int, through: int, folder: Path) -> dict[str, A
     from instruments.virtual.opcua_server import options  # noqa: PLC0415  with its protocol
 
     path = folder / f"{device.name}.json"
-    entry = options(device, through, str(path.resolve()))
+    entry = options(device, through, path.name)
     scans.write(_patiently(lambda: scan(Where(f"opc.tcp://127.0.0.1:{port}"), entry["unit"])), path)
     return {"use": "opcua", "options": entry}
 
