@@ -17,13 +17,15 @@ from pydantic import Field
 from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
 
 from orchestrator.domain import Array, Candidate, Dataset, FitReport, HeldOut, JsonObject, Prediction, Problem
-from orchestrator.errors import SurrogateError
+from orchestrator.errors import MatloopError, SurrogateError
 from orchestrator.networks import composition
 from orchestrator.protocols import Options, Support
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import assess, calibrated, sd_factor
 from orchestrator.surrogates.encoding import Columns
 from orchestrator.surrogates.explanation import Explaining
+from orchestrator.surrogates.feasibility import Feasibility
+from orchestrator.surrogates.kernels import Term
 from orchestrator.surrogates.targets import Target, learn_targets, standardise
 
 SPREAD_FLOOR = 1e-3
@@ -70,10 +72,13 @@ class CompositionForest(Explaining):
         self._forests: tuple[_Forest, ...] = ()
         self._loaded = False
         self._held_out: dict[str, HeldOut] = {}
+        self._fitted_trials: tuple[Array, Array] = (np.zeros((0, 0)), np.zeros((0, 0)))
+        self._trials = self._fitted_trials
+        self._feasibility: tuple[Feasibility, Array, Array] | None = None
 
     def supports(self) -> frozenset[Support]:
         """Name what it can learn from and answer."""
-        return frozenset({"structure", "composition", "parameters", "uncertainty", "draws"})
+        return frozenset({"structure", "composition", "parameters", "uncertainty", "draws", "feasibility"})
 
     def knows(self) -> frozenset[str]:
         """Name the pretrained knowledge inside: none."""
@@ -111,6 +116,8 @@ class CompositionForest(Explaining):
         self._factors, self._noise = tuple(factors), tuple(noise)
         self._fitted = tuple(tables)
         self._fitted_forests = self._forests = tuple(forests)
+        self._fitted_trials = x, self._encode_failed(dataset, notes)
+        self._take(self._fitted_trials)
         self._remember(problem, data.labels)
         warm, self._loaded = self._loaded, False
         if warm:
@@ -136,6 +143,7 @@ class CompositionForest(Explaining):
             rows = np.isfinite(data.y[:, j])
             forests.append(_Forest.grow(x[rows], data.y[rows, j], self.options, self._seed + j))
         self._forests = tuple(forests)
+        self._take((x, self._encode_failed(dataset, [])))
         self._remember(None, data.labels)
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
@@ -167,6 +175,29 @@ class CompositionForest(Explaining):
             values[:, :, j] = target.back(mean + stretch * (chosen - mean))
         return values
 
+    def success(self, candidates: Sequence[Candidate]) -> Array:
+        """Return the probability that a trial of each candidate yields a value, n; see `PredictsSuccess`.
+
+        Trees would give the share of failures in a leaf, which with a few failures is nothing or everything; the
+        classifier of the Gaussian surrogates, over the forest's own features, says how little is known.
+        """
+        self._need()
+        if self._feasibility is None:
+            good, failed = self._trials
+            both = np.vstack([good, failed])
+            shift, scale = both.mean(0), both.std(0)
+            scale[scale < SPREAD_FLOOR * np.maximum(1.0, np.abs(shift))] = 1.0
+            groups = list(self._columns.blocks)
+            start = sum(len(group) for group in groups)
+            if start < both.shape[1]:
+                groups.append(tuple(range(start, both.shape[1])))
+            learned = Feasibility.learn(
+                (Term("matern52", tuple(groups)),), (good - shift) / scale, (failed - shift) / scale
+            )
+            self._feasibility = learned, shift, scale
+        learned, shift, scale = self._feasibility
+        return learned.probability((self._encode(candidates) - shift) / scale) if candidates else np.zeros(0)
+
     def held_out(self) -> Mapping[str, HeldOut]:
         """Return the held-out predictions of the last fit; see `HoldsOut`."""
         return dict(self._held_out)
@@ -182,6 +213,7 @@ class CompositionForest(Explaining):
         arrays: dict[str, Array] = {}
         for j, (x, y) in enumerate(self._fitted):
             arrays |= {f"table.{j}.x": x, f"table.{j}.y": y}
+        arrays |= {"trials.good": self._fitted_trials[0], "trials.failed": self._fitted_trials[1]}
         rest: JsonObject = {
             "columns": self._columns.to_json(),
             "composition": self._composition,
@@ -207,6 +239,10 @@ class CompositionForest(Explaining):
         self._fitted = tuple((arrays[f"table.{j}.x"], arrays[f"table.{j}.y"]) for j in range(len(self._properties)))
         grown = (_Forest.grow(x, y, self.options, self._seed + j) for j, (x, y) in enumerate(self._fitted))
         self._fitted_forests = self._forests = tuple(grown)
+        labelled = max((x for x, _ in self._fitted), key=len)  # fits from before failures counted have no trials
+        none = np.zeros((0, labelled.shape[1]))
+        self._fitted_trials = arrays.get("trials.good", labelled), arrays.get("trials.failed", none)
+        self._take(self._fitted_trials)
         self._held_out = {}
         self._remember(problem, None)
         self._loaded = True
@@ -217,6 +253,20 @@ class CompositionForest(Explaining):
         if not self._forests:
             message = "this composition_forest was asked before it was trained; call fit or load first"
             raise SurrogateError(message)
+
+    def _take(self, trials: tuple[Array, Array]) -> None:
+        """Learn success from these columns of good and of failed trials, when it is asked for."""
+        self._trials, self._feasibility = trials, None
+
+    def _encode_failed(self, dataset: Dataset, notes: list[str]) -> Array:
+        """Return columns of the failed trials; one that cannot be read teaches nothing."""
+        rows = [np.zeros((0, self._encode([]).shape[1]))]
+        for failure in dataset.failures:
+            try:
+                rows.append(self._encode([failure.applied_candidate]))
+            except MatloopError as error:
+                notes.append(f"failed trial {failure.trial} is left out of what predicts success: {error}")
+        return np.vstack(rows)
 
     def _lay_out(self, candidates: Sequence[Candidate]) -> None:
         wanted = self.options.features
