@@ -33,6 +33,7 @@ from orchestrator.execution.executor import Executor
 from orchestrator.protocols import Events
 from orchestrator.record.states import AttemptState, CampaignState, TrialState
 from orchestrator.record.store import CampaignStore, StepPlan
+from tests import records
 from tests.crash.world import NAME, candidate, config, new_store
 from tests.test_executor import Kiln, good
 
@@ -140,6 +141,42 @@ def test_another_of_the_kind_takes_over(store: CampaignStore) -> None:
     answer(store, NAME, questions(store, NAME)[0], "retry", **ADA)
     carry(store, lab(), {"kiln": kiln, "oven": oven}, [4])
     assert len(kiln.orders) == 2
+
+
+def _others_order(store: CampaignStore, instrument: str) -> int:
+    """Let another campaign of the database use an instrument of the lab; return its attempt."""
+    name = f"other-of-{instrument}"
+    records.begin(store, name)
+    (trial,) = records.decide(store, name, [1])
+    return records.start(store, trial.steps[0].id, instrument=instrument, slots=1).id
+
+
+def test_the_furnace_that_no_other_campaign_uses_is_taken(store: CampaignStore) -> None:
+    """Of two furnaces, the free one is asked, whichever is named first."""
+    _others_order(store, "kiln")
+    kiln, oven = Kiln(), Kiln()
+    carry(store, lab(), {"kiln": kiln, "oven": oven}, [1, 2])
+    assert (completed(store), len(kiln.orders), len(oven.orders)) == ([1, 2], 0, 2)
+
+
+def test_waiting_for_another_campaign_writes_nothing_into_the_journal(store: CampaignStore) -> None:
+    """An hour's wait for furnaces that others use leaves no claims behind, and ends with the others' order."""
+    theirs = [_others_order(store, name) for name in ("kiln", "oven")]
+    here = lab(patience_s=7200)
+    kiln, oven = Kiln(), Kiln()
+    made = Executor(store, NAME, {"kiln": kiln, "oven": oven}, config([STEP]).procedure, clock=VirtualClock(), lab=here)
+
+    async def main() -> None:
+        await made.open()
+        trial = asyncio.create_task(made.carry_out(1))
+        await asyncio.sleep(3600)
+        assert not [one for one in store.events(NAME) if one.kind == "claim"]
+        store.end_attempt(theirs[1], AttemptState.NOT_STARTED, retry=False, reason="test")
+        await trial
+        await made.close()
+
+    run_virtual(main())
+    assert (completed(store), len(kiln.orders), len(oven.orders)) == ([1], 0, 1)
 
 
 def test_both_furnaces_work_at_once(store: CampaignStore) -> None:
@@ -299,6 +336,26 @@ def test_an_interlock_is_read_before_each_order_and_waits(store: CampaignStore) 
     asked = store.asked(NAME, answered=True)
     assert [(one.kind, one.verb, one.by) for one in asked] == [("interlock", "settled", "matloop")]
     assert "close the door (closed is 0); nothing was sent" in asked[0].message
+
+
+def test_an_interlock_whose_meter_is_at_work_is_read_a_moment_later(store: CampaignStore) -> None:
+    """Two trials read the same meter: that it is busy with the other is no question to a person."""
+
+    class Shared(Door):
+        """A meter that is at work for another trial, once."""
+
+        async def run(self, order: Order, events: Events) -> Result:
+            if not self.orders:
+                self.orders.append(order)
+                message = "all 1 slots are at work"
+                raise Busy(message)
+            return await super().run(order, events)
+
+    kiln, door = Kiln(), Shared()
+    carry(store, lab(interlocks=[DOOR], kinds={"furnace": ["kiln"]}), {"kiln": kiln, "door": door}, [1])
+    assert completed(store) == [1]
+    assert len(door.orders) == 2
+    assert not store.asked(NAME, answered=True)
 
 
 def test_an_interlock_that_cannot_be_read_does_not_hold(store: CampaignStore) -> None:

@@ -182,6 +182,8 @@ def test_slots_are_shared_through_the_lab(store: CampaignStore) -> None:
     first = start(store, a[1].steps[0].id, instrument="furnace", slots=2)
     second = start(store, b[1].steps[0].id, instrument="furnace", slots=2)
     assert {first.slot, second.slot} == {0, 1}
+    assert store.users("a", "furnace") == store.users("b", "furnace") == ["a", "b"]
+    assert (store.users("a", "toy"), store.users("b", "toy"), store.users("a", "oven")) == (["a"], ["b"], [])
     store.advance(first.id, A.UNKNOWN)
     with pytest.raises(Busy, match="all 2 slots of instrument 'furnace'"):
         start(store, b[2].steps[0].id, instrument="furnace", slots=2)

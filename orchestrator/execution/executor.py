@@ -259,7 +259,9 @@ class Executor:
         flying = tuple(self._wishes)
         if await self._turns.look(flying, lambda: [self.store.trial(self.name, one) for one in flying]):
             await self._bench.look_again()
-        avoided = self._safety.avoided.get(step.id, ())
+        avoided = {*self._safety.avoided.get(step.id, ())}
+        if len(members := self._bench.members(step.instrument)) > 1:
+            avoided |= {one for one in members if self._readiness.used(one, self._bench.lanes[one].slots)}
         return await self._bench.enter(step.instrument, avoided, lambda: self._turns.planned(number, step.name))
 
     async def _on(self, member: str, work: Work) -> bool | Hindrance:
@@ -270,10 +272,11 @@ class Executor:
         mark = None
         order, refusal = self._order(work)
         reference = self._safety.references.due(member) if refusal is None else None
-        if refusal is None:
+        hindrance = self._readiness.used(member, work.description.slots)
+        if hindrance is None and refusal is None:
             hindrance = await self._gates.hindrance(work.trial, work.step, member, order)
-            if hindrance is not None:
-                return hindrance
+        if hindrance is not None:
+            return hindrance
         if reference is not None:
             work = replace(work, capability=capability_of(member, work.description, reference.capability))
             work = replace(work, cost=work.capability.cost)

@@ -13,7 +13,7 @@ from orchestrator.config.lab import LabConfig
 from orchestrator.config.safety import ApprovalConfig, InterlockConfig
 from orchestrator.config.steps import FixedInput
 from orchestrator.domain import Description, Order, Quantity, frozen, sha256
-from orchestrator.errors import BadData, IllegalTransition, InstrumentError
+from orchestrator.errors import BadData, Busy, IllegalTransition, InstrumentError
 from orchestrator.execution.checks import check_order, check_result
 from orchestrator.execution.choosing_instrument import Bench, Hindrance
 from orchestrator.execution.clock import Clock
@@ -178,9 +178,17 @@ class Gates:
             deadline_s=min(capability.longest_s, READ_S),
         )
         asked_at = self.clock.now()
+        until = self.clock.monotonic() + READ_S
         try:
             order = check_order(order, capability)
-            value = await self._value(instrument, order, asked_at, interlock)
+            while True:
+                try:
+                    value = await self._value(instrument, order, asked_at, interlock)
+                    break
+                except Busy:  # another order is just being read by the same meter: no reason to ask a person
+                    if self.clock.monotonic() >= until:
+                        raise
+                await self.clock.sleep(self.clock.poll_s)
         except InstrumentError as error:
             return f"{interlock.output} cannot be read: {type(error).__name__}: {error}"
         return None if interlock.holds(value) else f"{interlock.output} is {value:g}"

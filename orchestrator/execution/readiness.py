@@ -93,6 +93,13 @@ class Readiness:
                 )
         return None
 
+    def used(self, member: str, slots: int) -> Hindrance | None:
+        """Say that other campaigns use an instrument; asked before the claim, which would be written at each look."""
+        users = self.store.users(self.name, member)
+        if len(users) < slots:
+            return None
+        return Hindrance("busy", f"waits for {member!r}, which is used by {', '.join(sorted(set(users)))}", member)
+
     def out_of_stock(self, work: Work, error: OutOfStock) -> None:
         """Pause the campaign until somebody refilled what a step needs."""
         why = f"step {work.step.name!r} of trial {work.trial.number} cannot begin: {error}"

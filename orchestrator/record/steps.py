@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, bindparam, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.config.steps import NeedConfig
@@ -177,7 +177,6 @@ class Steps(StorePart):
             _want(row, StepState.CLAIMED, "intent", fence)
             trial = write.row(tables.trial, row.trial_id)
             reserve(write, campaign, 1 if trial.charge == "none" else 0, price)
-            shared = instrument not in config_of(write.connection, campaign).get("instruments", {})
             number = row.attempts + 1
             attempt = _insert_attempt(
                 write,
@@ -188,8 +187,7 @@ class Steps(StorePart):
                 number=number,
                 dispatch_key=dispatch_key(campaign.uuid, trial.number, row.name, number),
                 instrument=instrument,
-                # an instrument of the lab file is one device for all campaigns; one of the campaign file is its own
-                place=instrument if shared else f"{campaign.uuid}/{instrument}",
+                place=_place(write.connection, campaign, instrument),
                 cost=price,
                 request=order,
             )
@@ -367,6 +365,22 @@ class Steps(StorePart):
             & literal_column(f"attempt.state IN {table_base.one_of(OPEN_ATTEMPT)}")
         )
 
+    def users(self, name: str, instrument: str) -> list[str]:
+        """Read which campaigns hold slots of an instrument at this moment, a name for each slot.
+
+        Args:
+            name: of the campaign that asks.
+            instrument: of the lab file, or its own.
+        """
+        campaign, attempt = tables.campaign, tables.attempt
+        asking = statements.by(campaign, "name")
+        holding: ColumnElement[bool] = literal_column(f"attempt.state IN {table_base.one_of(SLOT_HOLDING)}")
+        with self._db.read() as connection:
+            place = _place(connection, connection.execute(asking, {"name": name}).one(), instrument)
+            held = select(campaign.c.name).join(attempt, attempt.c.campaign_id == campaign.c.id)
+            found = connection.execute(held.where((attempt.c.place == place) & holding).order_by(attempt.c.id))
+            return [str(one) for one in found.scalars()]
+
     def attempt(self, attempt_id: int) -> AttemptInfo:
         """Read one attempt.
 
@@ -389,6 +403,12 @@ class Steps(StorePart):
 def dispatch_key(campaign_uuid: str, trial: int, step: str, number: int) -> str:
     """Return the key of an attempt: SHA-256 of campaign, trial number, step name and attempt number."""
     return sha256(f"{campaign_uuid}/{trial}/{step}/{number}")
+
+
+def _place(connection: Connection, campaign: Any, instrument: str) -> str:
+    """Name a device: one of the lab file is the same for all campaigns; one of the campaign file is its own."""
+    own = config_of(connection, campaign).get("instruments", {})
+    return f"{campaign.uuid}/{instrument}" if instrument in own else instrument
 
 
 def _insert_attempt(write: Write, slots: int, *, place: str, request: JsonObject, **values: Any) -> int:
