@@ -227,9 +227,10 @@ def allowed(name: str, driver: Instrument, level: int, window: Window, yes: str,
         raise click.UsageError(message)
     if level < Level.ACTIVE:
         return bool(yes)
-    free = sorted({p.name for c in described.capabilities for p in c.parameters if not p.choices} - set(window))
+    free = {p.name: p for c in described.capabilities for p in c.parameters if not p.choices and p.name not in window}
     if free:
-        message = f"{name} is real: give a --window for {', '.join(free)}, such as --window '{free[0]}=25..40degC'"
+        asked = " ".join(f"--window '{one}={p.low:g}..{p.high:g}{p.unit}'" for one, p in sorted(free.items()))
+        message = f"{name} is real and would move: say how far, within its bounds or narrower: {asked}"
         raise click.UsageError(message)
     if not yes and not ask:
         message = f"{name} is real and would move; allow it with its name"

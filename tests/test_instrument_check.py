@@ -69,7 +69,7 @@ def test_a_report_for_programs(tmp_path: Path) -> None:
 
 def test_real_instruments_move_only_when_their_name_is_typed() -> None:
     """Without a window, or with a wrong name, nothing is sent; with both, orders are."""
-    assert "give a --window for temperature, time" in call("real", "--level", "2").output
+    assert "--window 'temperature=" in call("real", "--level", "2").output
     assert call("real", "--level", "2", *WINDOW, text="the oven\n").exit_code == 2
     assert call("real", "--level", "2", *WINDOW, "--yes", "oven").exit_code == 2
     passive = call("real", "--level", "1")
