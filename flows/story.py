@@ -293,7 +293,7 @@ def _reasons(content: Mapping[str, Any]) -> list[RenderableType]:
 def _known(knowledge: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     best = f", best {number(chosen['best_before'])}" if chosen["best_before"] is not None else ""
     left = f", {chosen['open']} candidates open" if chosen["open"] is not None else ""
-    return f"{knowledge['results']} results (dataset {knowledge['dataset_sha256'][:12]}){best}{left}"
+    return f"{knowledge['results']} measured values (dataset {knowledge['dataset_sha256'][:12]}){best}{left}"
 
 
 def _fit(fit: Mapping[str, Any]) -> str:

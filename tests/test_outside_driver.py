@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from instruments import conformance
+from orchestrator import plugins
 
 HERE = Path(__file__).parent
 CAMPAIGN = """
@@ -51,6 +55,17 @@ def test_the_readme_shows_the_scpi_driver_as_it_is() -> None:
     body = written[written.index("class Heater(BlockingInstrument)") :].rstrip()
     assert body in (HERE.parent / "instruments" / "README.md").read_text(encoding="utf-8")
     assert sum(bool(line.strip()) and '"""' not in line for line in body.splitlines()) <= 30
+
+
+def test_the_readme_shows_a_device_file_that_works(tmp_path: Path) -> None:
+    """The YAML of `instruments/README.md` is a whole device, and passes level 2 against its own simulator."""
+    readme = (HERE.parent / "instruments" / "README.md").read_text(encoding="utf-8")
+    file = tmp_path / "hot_plate.yaml"
+    file.write_text(readme[readme.index("# hot_plate.yaml") :].partition("```")[0])
+    driver = plugins.build("instruments", "scpi", {"device": file.name, "address": "simulator"}, base=str(tmp_path))
+    findings = asyncio.run(conformance.check(driver, level=2))
+    assert len(findings) > 30
+    assert conformance.failures(findings) == []
 
 
 def test_it_is_listed_with_its_distribution(installed: Path, tmp_path: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 @click.command()
@@ -34,10 +38,27 @@ def serve(device: Path, *, port: int, pty: bool, late: float, late_by: float, du
             described = described.model_copy(update={"simulator": plan})
         simulator = simulators.Simulator(described, late=(late, late_by))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = f"{device}: {where}: {first['msg']} (seen: {first.get('input')!r})"
-        raise click.ClickException(message) from error
+        raise click.ClickException("\n".join(f"{device}: {line}" for line in _wrong(error))) from error
     except (ValueError, NotConnected) as error:
         raise click.ClickException(str(error)) from error
-    asyncio.run(simulators.serve(simulator, None if pty else port, lambda address: click.echo(f"READY {address}")))
+    try:
+        asyncio.run(simulators.serve(simulator, None if pty else port, lambda address: click.echo(f"READY {address}")))
+    except OSError as error:
+        message = f"port {port} cannot be served ({error.strerror}); --port 0 takes a free one"
+        raise click.ClickException(message) from error
+    except KeyboardInterrupt:
+        click.echo("the simulator is closed")
+
+
+def _wrong(error: ValidationError) -> list[str]:
+    """Say what is wrong in a device file, keys that do not exist first: a misspelt one is also a missing one."""
+    lines: dict[str, list[str]] = {"extra_forbidden": [], "missing": []}
+    for one in error.errors():
+        where = ".".join(str(part) for part in one["loc"])
+        if one["type"] in {"extra_forbidden", "missing"}:
+            said = "there is no such key" if one["type"] == "extra_forbidden" else "this key is missing"
+            lines[one["type"]].append(f"{where}: {said}")
+        else:
+            said = one["msg"].removeprefix("Value error, ")
+            lines.setdefault("", []).append(f"{where}: {said} (seen: {one.get('input')!r})")
+    return [line for group in lines.values() for line in group]
