@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.session import actor, opened, resolve, store_option, who_option
 from orchestrator.errors import StoreError
 
+if TYPE_CHECKING:
+    from orchestrator.record.service import OutOfService
+
 
 @click.command()
 @click.argument("instrument", required=False)
 @click.argument("state", required=False, type=click.Choice(["in", "out"]))
-@click.option("--campaign", help="Campaign; default: the only one, or MATLOOP_CAMPAIGN.")
+@click.option("--campaign", help="Campaign; default: all to look at; the only one, or MATLOOP_CAMPAIGN, to change.")
 @click.option("--reason", help="What you saw or did; needed with 'in' and 'out'.")
 @who_option
 @store_option
@@ -38,15 +41,12 @@ def service(
     An instrument of the lab file is out for all campaigns of the database. A running campaign takes note by itself.
     """  # noqa: D301  \b tells click to keep the lines
     with opened(store) as records:
-        name = resolve(records, campaign)
         if instrument is None:
-            found = records.out_of_service(name)
-            for out in found.values():
-                since = datetime.fromtimestamp(out.since / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
-                click.echo(f"{out.instrument}: OUT OF SERVICE since {since}, by {out.by} ({out.cause}): {out.reason}")
-            if not found:
-                click.echo("every instrument is in service")
+            names = [resolve(records, campaign)] if campaign else [info.name for info in records.campaigns()]
+            lines = dict.fromkeys(_line(out) for name in names for out in records.out_of_service(name).values())
+            click.echo("\n".join(lines) or "every instrument is in service")
             return
+        name = resolve(records, campaign)
         if state is None or not reason or not reason.strip():
             message = "say 'in' or 'out', and --reason: what you saw or did at the instrument"
             raise click.UsageError(message)
@@ -61,6 +61,11 @@ def service(
             raise StoreError(message)
         unknown = "" if instrument in known else f" (no campaign has used an instrument {instrument!r} so far)"
         click.echo(f"{instrument} is {'OUT OF SERVICE' if state == 'out' else 'in service'}{unknown}")
+
+
+def _line(out: OutOfService) -> str:
+    since = datetime.fromtimestamp(out.since / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{out.instrument}: OUT OF SERVICE since {since}, by {out.by} ({out.cause}): {out.reason}"
 
 
 def _known(config: Mapping[str, Any]) -> set[str]:

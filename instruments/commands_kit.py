@@ -133,7 +133,10 @@ async def _serve(proxy: Chaos, listen: int) -> None:
 @click.argument("name")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="To make; default: NAME-driver here.")
 def new(name: str, folder: Path | None) -> None:
-    """Write a driver package to begin with: driver, simulator, and a test of the contract that passes as written."""
+    """Write a driver package to begin with.
+
+    Driver, simulator, and a test of the contract that passes as written. The package is called NAME-driver.
+    """
     from instruments.conformance import new_driver
     from orchestrator.errors import PluginError
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from flows.cli import main
 from orchestrator.record.store import CampaignStore
+from tests import records
 from tests.crash.world import NAME, new_store
 from tests.test_executor import FIRE
 
@@ -27,10 +28,13 @@ def test_an_instrument_leaves_and_comes_back(tmp_path: Path) -> None:
     assert (code, said) == (0, "kiln is OUT OF SERVICE\n")
     assert "by Ada (person): smoke" in call()[1]
     store = CampaignStore.open(where)
+    records.begin(store, "other")
+    assert call()[1].count("smoke") == 1  # of all campaigns, each instrument once
+    assert "which campaign?" in call("kiln", "in", "--reason", "aired")[1]
     store.ask(NAME, "service", "smoke", instrument="kiln")
-    assert call("kiln", "in", "--who", "Ada", "--reason", "aired") == (0, "kiln is in service\n")
+    assert call("kiln", "in", "--campaign", NAME, "--who", "Ada", "--reason", "aired") == (0, "kiln is in service\n")
     assert store.asked(NAME) == []
-    code, said = call("kiln", "in", "--reason", "again")
+    code, said = call("kiln", "in", "--campaign", NAME, "--reason", "again")
     assert code == 1
     assert "'kiln' is in service; out of service are: none" in said
     store.close()

@@ -29,7 +29,7 @@ TRIES = 3
 """A busy computer holds a loop up now and then; a driver that blocks does it each time."""
 LEFT_S = 2.0
 ALIVE = ("ready", "busy", "interlocked")
-NOT_TRIED = "not tried: a real instrument; allow it with send"
+NOT_TRIED = "not tried: a real instrument; allow it with --yes NAME, in a test with send=True"
 
 
 async def passive(
