@@ -59,7 +59,7 @@ def scan_(addresses: tuple[str, ...], target: Path | None, names: tuple[str, ...
         raise click.UsageError(message)
     failed = False
     for place, address in enumerate(addresses):
-        name = names[place] if names else (target.stem if target else urlsplit(address).scheme.replace(".", "_"))
+        name = names[place] if names else (target.stem if target else _named(address))
         path = target if target is not None else Path("scans") / f"{name}.json"
         try:
             if urlsplit(address).scheme in ("http", "https"):
@@ -74,6 +74,13 @@ def scan_(addresses: tuple[str, ...], target: Path | None, names: tuple[str, ...
             scans.write(scan, path)
         _show(scan, name, options, path, written=target is not None or bool(names))
     sys.exit(1 if failed else 0)
+
+
+def _named(address: str) -> str:
+    """Name an instrument that was given no name: as its host calls it, or by its protocol."""
+    where = urlsplit(address)
+    own = where.path.strip("/") if where.scheme in ("http", "https") else ""
+    return own or where.scheme.replace(".", "_")
 
 
 @lab.command()
