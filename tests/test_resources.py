@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config.resources import ResourceConfig
-from orchestrator.errors import Effect, Fault, StoreError
+from orchestrator.errors import Effect, Fault, StoreError, Unanswered
 from orchestrator.execution.answers import answer_discard, answer_not_started
 from orchestrator.record.crash_points import install
 from orchestrator.record.states import AttemptState, CampaignState
@@ -77,6 +77,10 @@ def sums_agree(store: CampaignStore) -> None:
 @settings(
     deadline=None, max_examples=8, phases=(Phase.explicit, Phase.generate)
 )  # a store takes seconds to shrink over
+@example(  # recovery itself ends in a question, with nothing else at work
+    kills=[("intent.after", 3), ("rest.in_txn", 0), ("end.after", 1), ("intent.after", 1), ("claim.after", 2)],
+    spoilt={4},
+)
 @given(
     kills=st.lists(st.tuples(st.sampled_from(POINTS), st.integers(0, 3)), min_size=1, max_size=5),
     spoilt=st.sets(st.integers(0, 8), max_size=3),
@@ -129,7 +133,7 @@ def _live(where: Path, config: object, devices: dict[str, Device], kill: tuple[s
         trials = [trial.number for trial in store.trials(NAME) if trial.ended_at is None]
         made = executor_of(store, config, devices, LAB)  # type: ignore[arg-type]  # a campaign's configuration
         carry(made, *trials)
-    except Killed:
+    except (Killed, Unanswered):  # the next life begins with Ada's answers
         pass
     finally:
         remove()
