@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +75,7 @@ class Course:
     halted: bool = False
 
 
-class SequencedInstrument(BlockingInstrument):
+class SequencedInstrument(BlockingInstrument, ABC):
     """Set, read back, start, wait, read.
 
     Args:
@@ -90,25 +91,25 @@ class SequencedInstrument(BlockingInstrument):
     def ready(self, course: Course) -> None:
         """Refuse to begin: raise `Busy`, `Interlocked` or `Fault` where the device is not ready."""
 
+    @abstractmethod
     def put(self, name: str, value: float | str) -> None:
         """Send a set-point, once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def get(self, name: str) -> float | str:
         """Read a set-point back from the device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tolerance(self, name: str) -> float:
         """Say how far a set-point may be off when it is read back, in its unit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def starts(self, capability: str) -> bool:
         """Say whether there is a start; where there is none, the set-points act by themselves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, course: Course) -> None:
         """Send the start, exactly once."""
-        raise NotImplementedError
 
     def handle(self, course: Course) -> JsonObject | None:
         """Give the token by which the work is found again; None where the device knows no jobs."""
@@ -123,17 +124,17 @@ class SequencedInstrument(BlockingInstrument):
     def complain(self) -> None:
         """Ask the device for its errors, and raise them."""
 
+    @abstractmethod
     def pace(self, capability: str) -> Pace:
         """Say how the device is waited for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finished(self, course: Course) -> bool:
         """Ask whether the work is done; raise `Fault` where the device says that it failed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, capability: str, output: str) -> float:
         """Read one output, in its declared unit."""
-        raise NotImplementedError
 
     def halt(self, capability: str) -> None:
         """Tell the device to stop this work."""

@@ -19,13 +19,13 @@ from orchestrator.config.defaults import IMPORTED
 from orchestrator.config.lab import LabConfig
 from orchestrator.config.read import Loaded, load_campaign, load_lab
 from orchestrator.config.schema import CampaignConfig
-from orchestrator.domain import TARGET, Dataset, Problem, Proposal, Quantity
+from orchestrator.domain import TARGET, Dataset, DerivedValue, Problem, Proposal, Quantity
 from orchestrator.errors import ConfigError
 from orchestrator.execution.clock import Clock
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.told import tell, tell_failed
 from orchestrator.planner import Parts, Planner
-from orchestrator.protocols import CampaignView, DerivedValue, Instrument
+from orchestrator.protocols import CampaignView, Instrument
 from orchestrator.ranking import Best, rank
 from orchestrator.record.earlier import Kept
 from orchestrator.record.states import CampaignState

@@ -9,7 +9,7 @@ Shape letters: `n` candidates, `q` chosen together, `m` modelled properties, `s`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -20,21 +20,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 from orchestrator.domain import (
     Array,
     Candidate,
-    Crystal,
     Dataset,
     DecisionSummary,
+    DerivedValue,
     Description,
     FitReport,
     Health,
     Identity,
     JsonObject,
-    Measurement,
     Order,
     Prediction,
     Problem,
     Proposal,
     Result,
     Spent,
+    TrialRecord,
     Value,
     Whereabouts,
 )
@@ -437,32 +437,6 @@ class StoppingRule(Protocol):
 
 
 # --- derived properties ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """What is stored of one completed trial, for functions that derive properties from it.
-
-    Args:
-        trial: number.
-        candidate: what was asked for.
-        measurements: by step name and property: good measurements only.
-        structures: by step name and output name: structures that came back.
-    """
-
-    trial: int
-    candidate: Candidate
-    measurements: Mapping[str, Mapping[str, Measurement]]
-    structures: Mapping[str, Mapping[str, Crystal]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DerivedValue:
-    """One derived number, or the reason why there is none."""
-
-    value: float | None
-    std_error: float | None = None
-    reason: str = ""
 
 
 @runtime_checkable

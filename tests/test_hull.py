@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Composition
 
-from orchestrator.domain import Candidate, Crystal, Measurement, Quality
+from orchestrator.domain import Candidate, Crystal, Measurement, Quality, TrialRecord
 from orchestrator.errors import IncompatibleError, MaterialError
 from orchestrator.materials.competing import CompetingPhases, Phase, read_phases, write_phases
 from orchestrator.materials.hull import Hull, PotentialHull
 from orchestrator.plugins import build
-from orchestrator.protocols import TrialRecord
 
 ATOM = Crystal(((3.0, 0.0, 0.0), (0.0, 3.0, 0.0), (0.0, 0.0, 3.0)), ("Na",), ((0.0, 0.0, 0.0),))
 # By hand: with Na at -1 and Cl at -2 eV/atom, NaCl at -3.5 has a formation energy of -2, NaCl3 at -2.5 one of -0.75:

@@ -6,12 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
-from orchestrator.domain import Candidate, Crystal
+from orchestrator.domain import Candidate, Crystal, TrialRecord
 from orchestrator.materials.perovskite import PerovskiteCheck, why_not
 from orchestrator.materials.prototypes import perovskite, rattled
 from orchestrator.materials.structures import from_pymatgen
 from orchestrator.plugins import build
-from orchestrator.protocols import TrialRecord
 
 IDEAL = perovskite({"A": "Cs", "B": "Pb", "X": "I"}, {"A": 1.88, "B": 1.19, "X": 2.20})
 

@@ -11,9 +11,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from orchestrator.domain import Candidate, Crystal, DecisionSummary, FitReport, Outcome, Proposal, Quality
+from orchestrator.domain import Candidate, Crystal, DecisionSummary, DerivedValue, FitReport, Outcome, Proposal, Quality
 from orchestrator.errors import Damaged, IllegalTransition, StoreError
-from orchestrator.protocols import DerivedValue
 from orchestrator.record import tables
 from orchestrator.record.states import AttemptState, CampaignState, StepState, TrialState
 from orchestrator.record.store import CampaignStore

@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import ipaddress
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ class Nobody:
         await asyncio.sleep(seconds)
 
 
-class SelfDescribed:
+class SelfDescribed(ABC):
     """Base of drivers whose devices describe themselves.
 
     Args:
@@ -191,18 +192,19 @@ class SelfDescribed:
 
     # What a protocol writes.
 
+    @abstractmethod
     async def _connect(self) -> Identity:
         """Make the link and prove it; nothing may be left open where that fails."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _disconnect(self) -> None:
         """Give the link back; harmless without one."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _scan(self) -> Scan:
         """Read over the link what the device says of itself."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _value(self, value: Described, *, output: bool = False) -> Seen:
         """Read one value.
 
@@ -210,19 +212,18 @@ class SelfDescribed:
             value: to be read.
             output: whether it is to be a measurement, so that an old one will not do.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def _work(self, job: Job) -> Result:
         """Carry out one order, with exactly one transmission of its start."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _stop(self, reason: str) -> None:
         """Stop what runs, on a path beside the jobs."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _alive(self) -> None:
         """Make one call that any device answers at once."""
-        raise NotImplementedError
 
     def _used(self, scan: Scan) -> Scan:
         """Return the part of a scan that is used."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -71,7 +72,7 @@ class Job:
         return min(1.0, (time.monotonic() - self.begun) / self.lasts)
 
 
-class Device:
+class Device(ABC):
     """Base of the virtual devices. A device writes `capability`, `lasts`, `work`, and `refusal` where it can refuse.
 
     Args:
@@ -97,14 +98,15 @@ class Device:
 
     # What a device writes.
 
+    @abstractmethod
     def capability(self) -> Capability:
         """Declare set-points and outputs, with units and ranges."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lasts(self, values: Mapping[str, float]) -> float:
         """Return the virtual seconds that an order takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def work(self, values: Mapping[str, float], share: float, rng: np.random.Generator) -> dict[str, float]:
         """Change the world, and return what the device shows.
 
@@ -116,7 +118,6 @@ class Device:
         Returns:
             A number for each output; truths that nobody can see have names that begin with an underscore.
         """
-        raise NotImplementedError
 
     def refusal(self, values: Mapping[str, float]) -> RefusedError | None:
         """Say why an order cannot be taken."""

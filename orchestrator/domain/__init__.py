@@ -19,6 +19,7 @@ from orchestrator.domain.canonical import (
     sha256,
 )
 from orchestrator.domain.dataset import Dataset, Labels, Measurement, Outcome, Quality, Row
+from orchestrator.domain.derived import DerivedValue, TrialRecord
 from orchestrator.domain.expenses import Expense, Expenses
 from orchestrator.domain.explanation import Contribution, Explanation, Neighbour, Substitution
 from orchestrator.domain.knowledge import DecisionSummary, FitReport, HeldOut, Prediction, Proposal, Spent
@@ -57,6 +58,7 @@ __all__ = [
     "Crystal",
     "Dataset",
     "DecisionSummary",
+    "DerivedValue",
     "Description",
     "Expense",
     "Expenses",
@@ -91,6 +93,7 @@ __all__ = [
     "Running",
     "Spent",
     "Substitution",
+    "TrialRecord",
     "Unsure",
     "Value",
     "Whereabouts",

@@ -15,10 +15,10 @@ from pydantic import Field
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
-from orchestrator.domain import Crystal
+from orchestrator.domain import Crystal, DerivedValue, TrialRecord
 from orchestrator.errors import IncompatibleError
 from orchestrator.materials.competing import CompetingPhases, read_phases
-from orchestrator.protocols import DerivedValue, InputPath, TrialRecord
+from orchestrator.protocols import InputPath
 from orchestrator.protocols import Options as BaseOptions
 from orchestrator.units import convert, scale
 

@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from orchestrator.domain import Array, Crystal
+from orchestrator.domain import Array, Crystal, DerivedValue, TrialRecord
 from orchestrator.materials.structures import to_pymatgen
-from orchestrator.protocols import DerivedValue, TrialRecord
 from orchestrator.protocols import Options as BaseOptions
 
 VERSION = 1

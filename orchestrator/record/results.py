@@ -10,10 +10,20 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from orchestrator.config.steps import MARK, base_name
-from orchestrator.domain import Candidate, Crystal, Dataset, Measurement, Outcome, Quality, Value, frozen
+from orchestrator.domain import (
+    Candidate,
+    Crystal,
+    Dataset,
+    DerivedValue,
+    Measurement,
+    Outcome,
+    Quality,
+    TrialRecord,
+    Value,
+    frozen,
+)
 from orchestrator.domain import Row as DatasetRow
 from orchestrator.errors import StoreError
-from orchestrator.protocols import DerivedValue, TrialRecord
 from orchestrator.record import codec, tables
 from orchestrator.record.base import StorePart, check_row, config_of
 from orchestrator.record.database import Write
