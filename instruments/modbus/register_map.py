@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from instruments.scpi.device import Near, Pattern, opened_file
+from instruments.scpi.device import DeclaredWork, Near, Pattern, opened_file
 from instruments.settings import Unit
 from orchestrator.domain import Capability, Description, Output, Parameter
 from orchestrator.protocols import Options
@@ -148,18 +148,12 @@ class ReadRegister(Options):
     high: float | None = None
 
 
-class Work(Options):
+class Work(DeclaredWork):
     """One capability."""
 
-    parameters: tuple[str, ...] | None = None
-    outputs: tuple[str, ...] | None = None
     start: Command | None = None
     settle: Settled
     abort: Command | None = None
-    typical_s: float = Field(default=1.0, gt=0)
-    longest_s: float = Field(default=3600.0, gt=0)
-    cost: float = Field(default=0.0, ge=0)
-    fidelity: str = "real"
 
 
 class RegisterMap(Options):

@@ -152,18 +152,23 @@ class Errors(Options):
     interlocked: tuple[int, ...] = ()
 
 
-class Work(Options):
-    """One capability: which parameters and outputs it has, and how it is done."""
+class DeclaredWork(Options):
+    """What a device file says of a capability whatever the wire: what belongs to it, how long, what it costs."""
 
     parameters: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
-    start: Template | None = None
-    settle: Settle
-    abort: str | None = None
     typical_s: float = Field(default=1.0, gt=0)
     longest_s: float = Field(default=3600.0, gt=0)
     cost: float = Field(default=0.0, ge=0)
     fidelity: str = "real"
+
+
+class Work(DeclaredWork):
+    """One capability: which parameters and outputs it has, and how it is done."""
+
+    start: Template | None = None
+    settle: Settle
+    abort: str | None = None
 
 
 class Device(Options):

@@ -12,8 +12,8 @@ import math
 from typing import Any
 
 from instruments.virtual.device import Device, Job, RefusedError
+from instruments.virtual.lab_entry import self_described
 from instruments.virtual.sila_server import KEY, LAST, SHOWN, STATE, STOP, camel
-from instruments.virtual.timing import waits
 from orchestrator.domain import Output, Parameter
 from orchestrator.errors import PluginError
 
@@ -187,28 +187,10 @@ def options(device: Device, port: int, scan: str) -> dict[str, Any]:
         port: of its server.
         scan: name of the scan file.
     """
-    capability = device.capability()
-    typical, longest, _ = waits(device)
     return {
+        **self_described(device, scan),
         "endpoint": f"opc.tcp://127.0.0.1:{port}",
         "unit": camel(device.name),
-        "scan": scan,
-        "commands": [capability.name],
-        "key_parameter": "order_key",
-        "key_value": "last_order",
-        "key_answer": "readings_of",
-        "abort_command": "stop",
-        "parameters": {
-            p.name: {"resolution": p.resolution, **({} if p.default is None else {"default": p.default})}
-            for p in capability.parameters
-        },
-        "outputs": {o.name: {"min": o.low, "max": o.high} for o in capability.outputs},
-        "state": "state",
-        "busy": ["Busy"],
-        "interlocked": ["DoorOpen"],
         "failed": ["BrokenDown"],
         "errors": {STATUS["interlocked"]: "interlocked", STATUS["rejected"]: "rejected", STATUS["busy"]: "busy"},
-        "typical_s": typical,
-        "longest_s": longest,
-        "cost": capability.cost,
     }

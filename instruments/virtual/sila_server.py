@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from instruments.virtual.device import Device, RefusedError
-from instruments.virtual.timing import waits
+from instruments.virtual.lab_entry import self_described
 from orchestrator.domain import Output, Parameter
 from orchestrator.errors import PluginError
 
@@ -97,36 +97,18 @@ def options(device: Device, port: int, scan: str) -> dict[str, Any]:
         port: of its server.
         scan: name of the scan file.
     """
-    capability = device.capability()
-    typical, longest, _ = waits(device)
     return {
+        **self_described(device, scan),
         "host": "127.0.0.1",
         "port": port,
         "tls": False,
-        "scan": scan,
         "feature": camel(device.name),
-        "commands": [capability.name],
-        "key_parameter": "order_key",
-        "key_value": "last_order",
-        "key_answer": "readings_of",
-        "abort_command": "stop",
-        "parameters": {
-            p.name: {"resolution": p.resolution, **({} if p.default is None else {"default": p.default})}
-            for p in capability.parameters
-        },
-        "outputs": {o.name: {"min": o.low, "max": o.high} for o in capability.outputs},
-        "state": "state",
-        "busy": ["Busy"],
-        "interlocked": ["DoorOpen"],
         "errors": {
             ERRORS["busy"]: "busy",
             ERRORS["interlocked"]: "interlocked",
             ERRORS["rejected"]: "rejected",
             ERRORS["failed"]: "fault",
         },
-        "typical_s": typical,
-        "longest_s": longest,
-        "cost": capability.cost,
     }
 
 
