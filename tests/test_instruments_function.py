@@ -11,6 +11,7 @@ import pytest
 
 from instruments import conformance
 from instruments.conformance.orders import QuietEvents, good_order
+from instruments.examples import oven
 from instruments.function import FunctionInstrument, instrument
 from instruments.sync import Job
 from orchestrator import plugins
@@ -81,6 +82,11 @@ async def test_an_async_function_gives_several_outputs() -> None:
         "mass": (1.5, "g", None),
         "height": (2.0, "mm", 0.1),
     }
+
+
+async def test_the_example_function_keeps_the_contract() -> None:
+    """What `campaigns/lab_function.yaml` shows passes as it stands."""
+    assert not conformance.failures(await conformance.check(oven.bake(oven.bake.Options()), level=2))
 
 
 def test_a_decorated_function_is_a_plug_in() -> None:
