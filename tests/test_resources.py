@@ -77,6 +77,9 @@ def sums_agree(store: CampaignStore) -> None:
 @settings(
     deadline=None, max_examples=8, phases=(Phase.explicit, Phase.generate), derandomize=True
 )  # a store takes seconds to shrink over
+@example(
+    kills=[("raw.renamed", 0), ("rest.in_txn", 0)], spoilt={2}
+)  # all places held by trials that a person must settle
 @example(  # recovery itself ends in a question, with nothing else at work
     kills=[("intent.after", 3), ("rest.in_txn", 0), ("end.after", 1), ("intent.after", 1), ("claim.after", 2)],
     spoilt={4},

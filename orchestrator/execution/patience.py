@@ -85,7 +85,7 @@ class Patience:
     def _unanswered(self, trial: int, hindrance: Hindrance) -> NoReturn:
         there = questions(self.store, self.name)
         about = [one for one in there if one.instrument == hindrance.instrument or one.trial == trial]
-        asked = next(iter(about), hindrance.reason)
+        asked = next(iter([*about, *there]), hindrance.reason)  # a place may be held on another instrument
         message = f"trial {trial} cannot go on before an answer: {asked}"
         raise Unanswered(message)
 

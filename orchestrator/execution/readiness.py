@@ -11,8 +11,9 @@ from orchestrator.errors import IllegalTransition, OutOfStock
 from orchestrator.execution.attempts import Attempts, Work
 from orchestrator.execution.choosing_instrument import Hindrance
 from orchestrator.execution.conditions import unmet
+from orchestrator.record.resources import ResourceInfo
 from orchestrator.record.samples import first_name, full_name, ordered_sample
-from orchestrator.record.states import CampaignState, StepState
+from orchestrator.record.states import AttemptState, CampaignState, StepState
 from orchestrator.record.store import CampaignStore
 from orchestrator.record.views import StepInfo, TrialInfo
 from orchestrator.units import convert
@@ -88,10 +89,20 @@ class Readiness:
             need = work.config.needs.get(one.name)
             if need is not None and one.free < convert(need.amount, need.unit, one.unit) <= one.level:
                 whose = ", ".join(f"trial {number} of {name}" for name, number in one.holders)
-                return Hindrance(
-                    "busy", f"waits for {one.name!r}, which {whose or 'nobody'} holds", work.step.instrument
-                )
+                reason = f"waits for {one.name!r}, which {whose or 'nobody'} holds"
+                if self._only_people_free(one):
+                    return Hindrance("unknown", f"{reason} until a person has answered", work.step.instrument)
+                return Hindrance("busy", reason, work.step.instrument)
         return None
+
+    def _only_people_free(self, resource: ResourceInfo) -> bool:
+        """Say whether all that is held of a resource is held by attempts of this campaign that are UNKNOWN."""
+        asked = {
+            (self.name, attempt.trial)
+            for attempt in self.store.open_attempts(self.name)
+            if attempt.state is AttemptState.UNKNOWN
+        }
+        return bool(resource.holders) and set(resource.holders) <= asked
 
     def used(self, member: str, slots: int) -> Hindrance | None:
         """Say that other campaigns use an instrument; asked before the claim, which would be written at each look."""
