@@ -77,7 +77,7 @@ class Oven(BlockingInstrument):
     [
         ("simulated_furnace", {}, 2),
         ("simulated_balance", {}, 2),
-        ("interatomic_potential", {"name": "emt"}, 2),
+        ("interatomic_potential", {"name": "emt", "atoms": 2}, 2),
         ("simulated", {"instrument": {"use": "simulated_furnace"}, "duration_s": {"mean": 60, "sd": 9}}, 2),
     ],
 )

@@ -16,6 +16,8 @@ Window = Mapping[str, tuple[Quantity, Quantity]]
 OTHER_UNITS = ("kelvin", "degC", "second", "hour", "g", "kg", "meter", "mm", "Pa", "percent", "eV", "mol/L", "mA")
 COPPER = Crystal(((0.0, 1.8, 1.8), (1.8, 0.0, 1.8), (1.8, 1.8, 0.0)), ("Cu",), ((0.0, 0.0, 0.0),))
 """A structure that every potential knows."""
+LONGER, SHARE_OF_TIME = 3.0, 0.01
+"""Longest time without a window: so many times the shortest, or such a share of the longest where that is nothing."""
 NARROWER = (1.0, 0.5, 0.25)
 """Shares of the way from the middle to the edge that are tried where a joint limit is in the way."""
 
@@ -58,6 +60,8 @@ def new_key() -> str:
 
 def good_order(capability: Capability, key: str = "", window: Window | None = None, *, share: float = 0.0) -> Order:
     """Make an order from the middle of the declared bounds, or of the window.
+
+    The kit waits for what it asks for, and the longest time may be days: without a window, it asks for short ones.
 
     Args:
         capability: what to ask for.
@@ -200,6 +204,8 @@ def _between(parameter: Parameter, window: Window, share: float) -> float:
     low, high = parameter.low or 0.0, parameter.high or 0.0
     if parameter.name in window:
         low, high = (convert(edge.value, edge.unit, parameter.unit) for edge in window[parameter.name])
+    elif same_dimension(parameter.unit, "second"):
+        high = min(high, LONGER * low if low > 0 else SHARE_OF_TIME * high)
     elif not share and isinstance(parameter.default, float | int):
         return float(parameter.default)
     return (low + high) / 2 + share * (high - low) / 2

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 EPOCH_US = 1_767_225_600_000_000  # 2026-01-01T00:00Z: where virtual time starts; a fixed start keeps runs equal
-POLL_S = 0.5  # STOP has to reach a running step within a second
+POLL_S = 0.25  # STOP has to reach a running step within a second, on a busy computer too
 VIRTUAL_POLL_S = 60.0  # a virtual hour passes in an instant: looking every virtual second would be all the work
 
 
