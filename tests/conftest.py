@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import pwd
@@ -18,6 +19,13 @@ import pytest
 from orchestrator.record.store import CampaignStore
 
 START_S = 30.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_was_left_open() -> Iterator[None]:
+    """Collect garbage after each file, so that what it left open is told of it, and not of a later one."""
+    yield
+    gc.collect()
 
 
 def _server_programs() -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -90,6 +91,7 @@ class Flipper:
         self.change = {side: (good, bad)}
         self.port = 0
         self.flips = 0
+        self._links: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
@@ -99,10 +101,25 @@ class Flipper:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         await self._server.wait_closed()
+        for link in self._links:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.current_task()
+        assert link is not None
+        self._links.add(link)
         far, to_far = await asyncio.open_connection("127.0.0.1", self.target)
-        await asyncio.gather(self._pass(reader, to_far, "to"), self._pass(far, writer, "from"))
+        try:
+            await asyncio.gather(self._pass(reader, to_far, "to"), self._pass(far, writer, "from"))
+        except asyncio.CancelledError:
+            pass  # the wire closes; a cancelled handler would be reported as a failure of the stream
+        finally:
+            for end in (writer, to_far):
+                end.close()
+            for end in (writer, to_far):
+                with suppress(OSError):
+                    await end.wait_closed()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, side: str) -> None:
         good, bad = self.change.get(side, (b"", b""))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal
+from scipy.stats import lognorm, multivariate_normal, norm
 
 from orchestrator import plugins
 from orchestrator.domain import Candidate, Dataset, HeldOut, Objective, Outcome, Problem, Row
@@ -126,6 +126,38 @@ def test_repeated_points_need_jitter_at_most() -> None:
     head = GaussianHead(TERMS, Hyperparameters(HYPER.log_lengthscales, HYPER.log_variances, -40.0, 0.0), data)
     assert head.jitter > 0
     assert abs(head.predict(np.zeros((1, 3)))[0][0]) < 1e-3
+
+
+def test_the_prior_is_a_density_of_lengthscales_of_parameters_and_of_logarithms_elsewhere() -> None:
+    """Of parameters on a range short lengthscales are most probable, of descriptors the median; also after storing."""
+    term = Term.from_json(Term("matern52", ((0,), (1,), (2, 3)), ranged=2).to_json())
+    center, sigma = term.prior_center(), math.sqrt(3.0)
+    assert center == pytest.approx(math.sqrt(2) + 0.5 * math.log(4))
+
+    def by_definition(log_lengthscales: np.ndarray) -> float:
+        own = lognorm(sigma, scale=math.exp(center)).logpdf(np.exp(log_lengthscales[:2])).sum()
+        return float(own + norm(center, sigma).logpdf(log_lengthscales[2]))
+
+    one, two = np.array([-0.3, 1.2, 0.4]), np.array([center - 3.0, center - 3.0, center])
+    said = [float(term.log_prior(torch.from_numpy(at))) for at in (one, two)]
+    assert said[1] - said[0] == pytest.approx(by_definition(two) - by_definition(one))
+    for step in 0.1 * np.vstack([np.eye(3), -np.eye(3)]):
+        assert float(term.log_prior(torch.from_numpy(two + step))) < said[1]
+
+
+def test_parameters_are_on_a_range_and_compositions_are_not() -> None:
+    """Of compounds under set-points, the set-points alone have lengthscales of their own prior."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for trial, formula in enumerate(["NaCl", "KCl", "MgO", "CaO", "LiF", "NaF"], 1):
+        candidate = Candidate.make(
+            label=formula, composition=formula, parameters={"t": float(rng.random()), "p": "ab"[trial % 2]}
+        )
+        rows.append(Row(trial, candidate, {}, "y", float(trial), None, Outcome.MEASURED, measurement=trial))
+    surrogate = GaussianProcess()
+    surrogate.fit(Dataset(tuple(rows)), Problem((Objective("y", "eV", "minimize"),)), 0)
+    (term,) = surrogate._need().design.terms
+    assert (len(term.groups), term.ranged) == (3, 2)
 
 
 def test_the_objective_of_cross_fitting_is_the_conditional_density() -> None:

@@ -151,11 +151,11 @@ class GaussianProcess(WithBotorch):
                 np.concatenate([scaling.shift[:parameters], part.shift]),
                 np.concatenate([scaling.scale[:parameters], part.scale]),
             )
-        start = parameters
+        start, ranged = parameters, len(groups)
         for floor in floors:
             groups.append(tuple(range(start, start + len(floor))))
             start += len(floor)
-        return Design(scaling, (Term(self.options.kernel, tuple(groups)),))
+        return Design(scaling, (Term(self.options.kernel, tuple(groups), ranged),))
 
     def _encode(self, candidates: Sequence[Candidate]) -> Array:
         parts = [self._columns.encode(candidates)]
