@@ -171,8 +171,8 @@ LINE = [Candidate.make(label=f"{x:g}", parameters={"x": round(float(x), 4)}) for
 
 @pytest.mark.parametrize("name", ["log_expected_improvement", "pandoras_box", "upper_confidence_bound"])
 def test_pessimists_keep_away_from_pending_trials(name: str) -> None:
-    """Around one peak, every fantasy pushes the next pick away from the pending trial, a pessimistic one not less."""
-    data = measured([LINE[i] for i in (0, 30, 60)], [0.0, 0.4, 0.1])
+    """The next pick is pushed away from the pending trial by every fantasy, and by a pessimistic one not less."""
+    data = measured([LINE[i] for i in (0, 12, 48, 60)], [0.0, 0.4, 0.45, 0.1])
     surrogate = GaussianProcess()
     surrogate.fit(data, HARDNESS, 0)
     alone = choose(name, {}, LINE, data, surrogate=surrogate, q=1)[0].candidate

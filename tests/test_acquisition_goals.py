@@ -34,7 +34,7 @@ from orchestrator.domain import (
     Row,
 )
 from orchestrator.errors import IncompatibleError
-from orchestrator.surrogates.gaussian_process import GaussianProcess, GaussianProcessOptions
+from orchestrator.surrogates.gaussian_process import GaussianProcess
 from tests.fakes import ListSpace
 
 GAP = Objective("gap", "eV", "window", window=(1.5, 3.0))
@@ -56,8 +56,6 @@ def learned(
     functions: dict[str, Callable[[float], float]],
     problem: Problem,
     fails: Callable[[float], bool] = lambda _: False,
-    *,
-    smooth: bool = False,
 ) -> tuple[GaussianProcess, Dataset]:
     """Measure candidates and train on them."""
     rows: list[Row] = []
@@ -69,7 +67,7 @@ def learned(
         for j, (name, function) in enumerate(functions.items()):
             rows.append(Row(trial, candidate, {}, name, function(x), None, Outcome.MEASURED, measurement=9 * trial + j))
     data = Dataset(tuple(rows))
-    surrogate = GaussianProcess(GaussianProcessOptions(kernel="rbf" if smooth else "matern52"))
+    surrogate = GaussianProcess()
     surrogate.fit(data, problem, 0)
     return surrogate, data
 
@@ -143,7 +141,7 @@ def test_a_window_and_another_goal_together() -> None:
     """With two objectives the batch has points inside the window and does not chase values beyond it."""
     problem = Problem((GAP, YIELD))
     functions = {"gap": lambda x: 6.0 * x, "yield": lambda x: x}
-    surrogate, data = learned(LINE[::8], functions, problem, smooth=True)  # it knows both straight lines
+    surrogate, data = learned(LINE[::8], functions, problem)
     made = choose(LogExpectedImprovement(), surrogate, data, problem, LINE, q=4)
     xs = [float(p.candidate.parameters["x"]) for p in made]
     assert any(0.25 <= x <= 0.5 for x in xs)

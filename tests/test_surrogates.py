@@ -128,9 +128,9 @@ def test_repeated_points_need_jitter_at_most() -> None:
     assert abs(head.predict(np.zeros((1, 3)))[0][0]) < 1e-3
 
 
-def test_the_prior_is_a_density_of_lengthscales_of_parameters_and_of_logarithms_elsewhere() -> None:
-    """Of parameters on a range short lengthscales are most probable, of descriptors the median; also after storing."""
-    term = Term.from_json(Term("matern52", ((0,), (1,), (2, 3)), ranged=2).to_json())
+def test_the_prior_is_a_density_of_lengthscales_on_ranges_and_of_logarithms_elsewhere() -> None:
+    """Of numbers on a range short lengthscales are most probable, of descriptors the median; also after storing."""
+    term = Term.from_json(Term("matern52", ((0,), (1,), (2, 3)), ranged=(0, 1)).to_json())
     center, sigma = term.prior_center(), math.sqrt(3.0)
     assert center == pytest.approx(math.sqrt(2) + 0.5 * math.log(4))
 
@@ -145,19 +145,18 @@ def test_the_prior_is_a_density_of_lengthscales_of_parameters_and_of_logarithms_
         assert float(term.log_prior(torch.from_numpy(two + step))) < said[1]
 
 
-def test_parameters_are_on_a_range_and_compositions_are_not() -> None:
-    """Of compounds under set-points, the set-points alone have lengthscales of their own prior."""
+def test_numbers_of_a_box_are_on_a_range_and_nothing_else_is() -> None:
+    """Of compounds under set-points, bounded numbers have the prior of ranges; choices and compositions have not."""
     rng = np.random.default_rng(0)
     rows = []
     for trial, formula in enumerate(["NaCl", "KCl", "MgO", "CaO", "LiF", "NaF"], 1):
-        candidate = Candidate.make(
-            label=formula, composition=formula, parameters={"t": float(rng.random()), "p": "ab"[trial % 2]}
-        )
+        settings = {"t": float(rng.random()), "u": float(rng.random()), "p": "ab"[trial % 2]}
+        candidate = Candidate.make(label=formula, composition=formula, parameters=settings)
         rows.append(Row(trial, candidate, {}, "y", float(trial), None, Outcome.MEASURED, measurement=trial))
-    surrogate = GaussianProcess()
+    surrogate = GaussianProcess(GaussianProcessOptions(bounds={"u": (0.0, 1.0)}))
     surrogate.fit(Dataset(tuple(rows)), Problem((Objective("y", "eV", "minimize"),)), 0)
     (term,) = surrogate._need().design.terms
-    assert (len(term.groups), term.ranged) == (3, 2)
+    assert (len(term.groups), term.ranged) == (4, (1,))
 
 
 def test_the_objective_of_cross_fitting_is_the_conditional_density() -> None:

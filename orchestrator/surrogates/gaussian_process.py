@@ -151,10 +151,11 @@ class GaussianProcess(WithBotorch):
                 np.concatenate([scaling.shift[:parameters], part.shift]),
                 np.concatenate([scaling.scale[:parameters], part.scale]),
             )
-        start, ranged = parameters, len(groups)
+        start = parameters
         for floor in floors:
             groups.append(tuple(range(start, start + len(floor))))
             start += len(floor)
+        ranged = tuple(sorted(at[name] for name in self.options.bounds))
         return Design(scaling, (Term(self.options.kernel, tuple(groups), ranged),))
 
     def _encode(self, candidates: Sequence[Candidate]) -> Array:

@@ -5,9 +5,9 @@ twin in gpytorch; the three are one function, which a test asserts. Lengthscale 
 number of columns (Hvarfner et al., ICML 2024, doi:10.48550/arXiv.2402.02229).
 
 Hyperparameters are the most probable ones, and what is most probable depends on what the prior is a density of: that of
-a lengthscale peaks at e^-3 of its median, that of its logarithm at the median. Parameters on a range of their own take
-the former, as in botorch: under the latter, whatever bends within the range is taken for noise until some thirty labels
-say otherwise, and the search stays in the corners. Groups of descriptors, which know no range, take the latter.
+a lengthscale peaks at e^-3 of its median, that of its logarithm at the median. Numbers on a declared range take the
+former, as in botorch: under the latter, whatever bends within the range is taken for noise until some thirty labels say
+otherwise, and a search stays in the corners. Choices and descriptors take the latter: few labels tell what they share.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Term:
     Args:
         kind: radial function, or ``linear``.
         groups: columns that share a lengthscale; a linear term has one group and no lengthscale.
-        ranged: how many of the first groups are parameters on a range of their own.
+        ranged: which of the groups are numbers on a declared range.
     """
 
     kind: Kind
     groups: tuple[tuple[int, ...], ...]
-    ranged: int = 0
+    ranged: tuple[int, ...] = ()
 
     @property
     def columns(self) -> tuple[int, ...]:
@@ -56,13 +56,13 @@ class Term:
 
     def to_json(self) -> JsonObject:
         """Return the term as JSON content."""
-        return {"kind": self.kind, "groups": [list(group) for group in self.groups], "ranged": self.ranged}
+        return {"kind": self.kind, "groups": [list(group) for group in self.groups], "ranged": list(self.ranged)}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Term:
         """Build the term from `to_json` content."""
         groups = tuple(tuple(int(c) for c in group) for group in content["groups"])
-        return cls(content["kind"], groups, int(content.get("ranged", 0)))
+        return cls(content["kind"], groups, tuple(int(k) for k in content.get("ranged", ())))
 
     def expand(self, log_lengthscales: torch.Tensor) -> torch.Tensor:
         """Repeat the lengthscale of each group for each of its columns."""
@@ -168,7 +168,7 @@ class Term:
         if self.kind == "linear":
             return torch.zeros((), dtype=log_lengthscales.dtype)
         about_logarithms = -0.5 * (((log_lengthscales - self.prior_center()) / LENGTHSCALE_SIGMA) ** 2).sum()
-        return about_logarithms - log_lengthscales[: self.ranged].sum()
+        return about_logarithms - log_lengthscales[list(self.ranged)].sum()
 
     def prior_center(self) -> float:
         """Return the median of the log lengthscale."""
