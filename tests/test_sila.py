@@ -19,6 +19,7 @@ from instruments.sila.scanning import scan
 from orchestrator.domain import Absent, Finished, Order, Quantity, Running, Unsure
 from orchestrator.errors import (
     Aborted,
+    BadData,
     Busy,
     ConfigError,
     Effect,
@@ -26,6 +27,7 @@ from orchestrator.errors import (
     InstrumentError,
     Interlocked,
     NotConnected,
+    ProtocolDesync,
     Rejected,
     TimedOut,
 )
@@ -383,6 +385,38 @@ async def test_what_was_done_is_read_again_over_a_new_link(
     assert broken
     assert set(result.applied) == {"target_temperature", "hold_time"}
     assert (await value(starts)).value == before + 1
+    await driver.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "forever"),
+    [("subscribe_status", ProtocolDesync), ("get_responses", BadData)],
+)
+async def test_a_reply_that_cannot_be_read_does_not_say_that_the_work_has_ended(
+    reply: str, forever: type[InstrumentError], server: loopback_servers.Server, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """It is asked for again over a new link; without an answer, only work that was seen to end counts as done."""
+    from sila.client import CommandExecution, DecodeError  # noqa: PLC0415  optional
+
+    driver = await _furnace(server.port, tmp_path)
+    await driver.open()
+    ask, times = getattr(CommandExecution, reply), {"spoiled": 1}
+
+    async def spoiled(self: Any, **more: Any) -> Any:
+        if times["spoiled"]:
+            times["spoiled"] -= 1
+            raise DecodeError("spoiled", 3)  # noqa: EM101
+        return await ask(self, **more)
+
+    monkeypatch.setattr(CommandExecution, reply, spoiled)
+    result = await driver.run(_order("once"), QuietEvents())
+    assert {r.property: r.value for r in result.readings}["final_temperature"] == pytest.approx(799.5)
+    assert times["spoiled"] == 0
+    times["spoiled"] = 9
+    with pytest.raises(forever, match="not what the feature declares") as ended:
+        await driver.run(_order("always"), QuietEvents())
+    assert type(ended.value) is forever
+    assert ended.value.effect is (Effect.DONE if forever is BadData else Effect.UNKNOWN)
     await driver.close()
 
 

@@ -6,10 +6,13 @@ import math
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from instruments.virtual.chemistry import Sample
+from instruments.virtual.commands import virtual_lab
 from instruments.virtual.device import Device, FaultKind, Job, RefusedError
 from instruments.virtual.devices import DEVICES, Diffractometer, Dispenser, Probe, TubeFurnace
+from instruments.virtual.lab import Plan
 from instruments.virtual.scpi_server import ScpiFront
 from instruments.virtual.world import World
 from orchestrator.units import check_unit
@@ -120,6 +123,20 @@ def test_an_empty_hopper_refuses(world: World) -> None:
     with pytest.raises(RefusedError, match="BaCO3 is nearly empty"):
         device.start("k")
     assert Dispenser(world).level("BaCO3") == pytest.approx(500.0)
+
+
+def test_a_refill_fills_a_running_dispenser_and_lasts(tmp_path: Path) -> None:
+    """The command fills the hoppers of a lab that runs; the level falls again from there, also over a restart."""
+    world = Plan(tmp_path, seed=5, speed=FAST).world()
+    device = Dispenser(world)
+    device.state["levels"] = {"BaCO3": 500.0, "ZrO2": 70_000.0}
+    for folder, code in ((tmp_path, 0), (tmp_path / "nowhere", 1)):
+        done = CliRunner().invoke(virtual_lab, ["--folder", str(folder), "--refill"])
+        assert done.exit_code == code, done.output
+    do(device, "k")
+    assert 99_000 < device.level("BaCO3") < 99_500
+    assert 99_500 < device.level("ZrO2") < 100_000
+    assert Dispenser(world).level("BaCO3") == device.level("BaCO3")
 
 
 @pytest.mark.parametrize("kind", ["busy", "interlocked", "breaks", "nan", "out_of_range", "stale"])

@@ -32,7 +32,16 @@ from orchestrator.domain import (
     Unsure,
     Whereabouts,
 )
-from orchestrator.errors import BadData, ConfigError, Effect, Fault, InstrumentError, NotConnected, TimedOut
+from orchestrator.errors import (
+    BadData,
+    ConfigError,
+    Effect,
+    Fault,
+    InstrumentError,
+    NotConnected,
+    ProtocolDesync,
+    TimedOut,
+)
 from orchestrator.protocols import Events
 
 if TYPE_CHECKING:
@@ -101,7 +110,7 @@ class Sila(SelfDescribed):
         return replace(scan, commands=commands, values=values)
 
     async def _alive(self) -> None:
-        with our_errors({}, "asking whether it is alive"):
+        with our_errors({}, "asking whether it is alive", garbled=Effect.NONE):
             await self._linked().get_server_uuid()
 
     async def _value(self, value: Described, *, output: bool = False) -> Seen:
@@ -141,7 +150,7 @@ class Sila(SelfDescribed):
             with our_errors(self.options.errors, command.name, lost=Effect.UNKNOWN):
                 answers = await call.execute(self._sent(job), timeout=job.offer.capability.longest_s * 1000)
             return await self._answered(job, answers)
-        with our_errors(self.options.errors, command.name, lost=Effect.UNKNOWN):
+        with our_errors(self.options.errors, command.name, lost=Effect.UNKNOWN, garbled=Effect.UNKNOWN):
             execution = await call.execute(self._sent(job))
         uuid = execution.command_execution_uuid
         await job.events.accepted({"uuid": uuid, "capability": job.offer.name, "key": job.key})
@@ -150,10 +159,10 @@ class Sila(SelfDescribed):
         return await self._answered(job, await self._followed(job, uuid, execution))
 
     async def _followed(self, job: Job, uuid: str, execution: CommandExecution | None = None) -> Mapping[str, Any]:
-        """Wait for an execution; where the link breaks, make it anew once and go on by the UUID."""
+        """Wait for an execution; where the link breaks or spoils, make it anew once and go on by the UUID."""
         try:
             return await self._watched(job, uuid, execution)
-        except (NotConnected, TimedOut) as lost:
+        except (NotConnected, TimedOut, ProtocolDesync, BadData) as lost:
             job.events.progress(0.0, f"{lost}; linking again")
         try:
             await self._drop()
@@ -169,9 +178,10 @@ class Sila(SelfDescribed):
         call_ms = self.options.call_s * 1000
         following = asyncio.ensure_future(self._trace(job, execution))
         try:
-            with our_errors(self.options.errors, job.offer.name, lost=Effect.UNKNOWN):
+            with our_errors(self.options.errors, job.offer.name, lost=Effect.UNKNOWN, garbled=Effect.UNKNOWN):
                 stream = await execution.subscribe_status(timeout=call_ms)
                 await self._until_done(job, stream)
+            with our_errors(self.options.errors, job.offer.name, lost=Effect.UNKNOWN):
                 return await execution.get_responses(timeout=call_ms)
         finally:
             following.cancel()
@@ -203,7 +213,7 @@ class Sila(SelfDescribed):
     async def _alive_during(self, job: Job) -> None:
         try:
             await self._alive()
-        except (NotConnected, TimedOut) as error:
+        except (NotConnected, TimedOut, ProtocolDesync) as error:
             message = f"the server fell silent while {job.offer.name} was at work: {error}"
             raise type(error)(message, effect=Effect.UNKNOWN) from error
 

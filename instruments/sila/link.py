@@ -24,6 +24,7 @@ from orchestrator.errors import (
     Fault,
     InstrumentError,
     NotConnected,
+    ProtocolDesync,
     Rejected,
     TimedOut,
 )
@@ -171,13 +172,16 @@ async def identity_of(client: Client) -> Identity:
 
 
 @contextmanager
-def our_errors(meanings: Mapping[str, str], doing: str, *, lost: Effect = Effect.NONE) -> Iterator[None]:
+def our_errors(
+    meanings: Mapping[str, str], doing: str, *, lost: Effect = Effect.NONE, garbled: Effect = Effect.DONE
+) -> Iterator[None]:
     """Turn the library's errors into ours.
 
     Args:
         meanings: what the device's own errors mean, by name.
         doing: what is tried, for the message.
         lost: what may have happened where no answer came.
+        garbled: what may have happened where an answer cannot be read; such an answer says nothing of how the work is.
     """
     from sila.client import (  # noqa: PLC0415  optional, and loaded by now
         CommandExecutionNotAccepted,
@@ -213,7 +217,9 @@ def our_errors(meanings: Mapping[str, str], doing: str, *, lost: Effect = Effect
         raise Fault(message) from error
     except (ConversionError, DecodeError) as error:
         message = f"{doing}: the answer is not what the feature declares: {error}"
-        raise BadData(message) from error
+        if garbled is Effect.DONE:
+            raise BadData(message) from error
+        raise ProtocolDesync(message, effect=garbled) from error
 
 
 def _declared(error: Any, meanings: Mapping[str, str], doing: str) -> InstrumentError:

@@ -40,12 +40,21 @@ Ctrl-C ends the lab. Its ports change when it is started again: resume a campaig
     show_default=True,
     help="Probability that an order meets a fault: door open, broken down, no number, an old number …",
 )
-def virtual_lab(folder: Path, speed: float, seed: int, faults: float) -> None:
+@click.option("--refill", is_flag=True, help="Fill the hoppers of the folder's lab, running or not, and do no more.")
+def virtual_lab(folder: Path, speed: float, seed: int, faults: float, *, refill: bool) -> None:
     """Start a virtual lab: dispenser, tube furnace, diffractometer and conductivity probe, each over its protocol.
 
     Prints a line for each device and the path of the lab file for campaigns; Ctrl-C ends it.
     """
     from instruments.virtual.lab import Plan, VirtualLab
+
+    if refill:
+        if not folder.is_dir():
+            message = f"there is no virtual lab in {folder}; give its --folder"
+            raise click.ClickException(message)
+        Plan(folder).world().refill("dispenser")
+        click.echo("the hoppers of the dispenser are full; a campaign that paused goes on with matloop resume NAME")
+        return
 
     def leave(*_: object) -> None:
         raise KeyboardInterrupt

@@ -27,7 +27,7 @@ class Dispenser(Device):
     """Doses barium carbonate and zirconia into a fresh vial, and presses a pellet.
 
     Dosing has a spread of 0.3 mg and 0.2 % of the dose; the balance reads to 0.1 mg and drifts. The hoppers hold
-    100 g each; one that is nearly empty refuses until it is refilled.
+    100 g each; one that is nearly empty refuses until they are refilled (`matloop virtual-lab --refill`).
     """
 
     name = "dispenser"
@@ -59,9 +59,12 @@ class Dispenser(Device):
 
     def refusal(self, values: Mapping[str, float]) -> RefusedError | None:
         """Refuse where a hopper is nearly empty."""
+        refills = self.world.refills(self.name)
+        if refills != self.state.get("refills", 0):
+            self.state |= {"refills": refills, "levels": {}}
         for powder in ("BaCO3", "ZrO2"):
             if self.level(powder) < values["mass"]:
-                return RefusedError(f"the hopper of {powder} is nearly empty; refill it")
+                return RefusedError(f"the hopper of {powder} is nearly empty; refill it: matloop virtual-lab --refill")
         return None
 
     def level(self, powder: str) -> float:

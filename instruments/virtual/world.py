@@ -106,6 +106,16 @@ class World:
         """Store what a device remembers."""
         _replace(self.folder / f"{device}.json", state)
 
+    def refill(self, device: str) -> None:
+        """Fill up what a device uses, as a person does, whether the lab runs or not."""
+        with self.locked():
+            _replace(self.folder / f"{device}.refills.json", {"times": self.refills(device) + 1})
+
+    def refills(self, device: str) -> int:
+        """Count how often a person has filled up what a device uses."""
+        path = self.folder / f"{device}.refills.json"
+        return int(json.loads(path.read_text(encoding="utf-8"))["times"]) if path.exists() else 0
+
     def _path(self, vial: int) -> Path:
         return self.folder / "samples" / f"{vial:04d}.json"
 

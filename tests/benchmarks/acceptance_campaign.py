@@ -158,6 +158,7 @@ async def carried_through(campaign: Campaign, operator: Operator) -> tuple[int, 
                 return turn, reason
             operator.look()
             if campaign.info.state is not CampaignState.ACTIVE:
+                operator.see_to(campaign.info.state_reason)
                 campaign.store.set_state(campaign.name, CampaignState.ACTIVE, actor=WHO, reason="everything is seen to")
     finally:
         watching.cancel()

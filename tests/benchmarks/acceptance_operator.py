@@ -52,6 +52,16 @@ class Operator:
             with suppress(StoreError, IllegalTransition):  # answered, or settled by itself, in this moment
                 self._answer(question)
 
+    def see_to(self, reason: str) -> None:
+        """Do what a paused campaign asks for before it is resumed.
+
+        Args:
+            reason: of the pause.
+        """
+        if "refill" in reason:
+            self.world.refill("dispenser")
+            self.answers["pause: refilled"] += 1
+
     def _answer(self, question: Question) -> None:
         if question.attempt:
             self._of_an_attempt(question)

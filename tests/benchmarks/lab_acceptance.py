@@ -21,7 +21,7 @@ from tests.benchmarks.units import HERE, Unit, protocol, row, run_missing, say, 
 
 ROOT = HERE.parents[1]
 NAME = "lab_acceptance"
-TRIALS, SEEDS = 50, 4
+TRIALS, SEEDS = 200, 2
 FAULTS, WIRE, SPEED = 0.10, 0.02, 200_000.0
 METRICS = {
     "wrong_values": "numbers",
