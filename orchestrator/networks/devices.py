@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -44,3 +46,24 @@ def choose(wanted: Device) -> tuple[torch.device, str]:
 def has_bfloat16(device: torch.device) -> bool:
     """Say whether a device computes bfloat16 in hardware; a CPU counts as not: there single precision is repeatable."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Add up in the same order every time where several threads work, on a CPU.
+
+    The gradient of ``x[index]`` is summed by whichever thread comes first, unless PyTorch is told otherwise; the same
+    seed would give other weights on a busy computer.
+
+    Args:
+        device: where the work is done; on others nothing changes.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)

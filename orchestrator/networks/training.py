@@ -203,7 +203,8 @@ class _Training:
             answer = self.forward(batch)
         loss = masked_loss(answer.float(), wanted)
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        with devices.repeatable(wanted.device):
+            torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP)
         if not torch.isfinite(norm):
             message = f"training on {self.n} crystals gave a gradient of {float(norm)}; lower the learning rate"
