@@ -7,6 +7,7 @@ dimension-scaled prior of Hvarfner et al. 2024. The botorch view is differentiab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -99,7 +100,8 @@ class GaussianProcess(WithBotorch):
     ) -> dict[int, float]:
         if self.options.outliers == "keep" or len(points) > self.options.exact_up_to:
             return {}
-        found = own_noise(design.terms, points)
+        # where short lengthscales are the most probable, every odd label is a narrow peak: smooth ones must judge
+        found = own_noise(tuple(replace(term, ranged=()) for term in design.terms), points)
         odd = {trials[i]: float(found.variance[i]) for i in found.odd}
         for i in found.odd:
             self.notes.append(
