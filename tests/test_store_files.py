@@ -30,7 +30,7 @@ def test_the_default_place_is_the_users_data_folder(tmp_path: Path, monkeypatch:
     """MATLOOP_HOME moves the store, and its files lie beside the database."""
     monkeypatch.setenv("MATLOOP_HOME", str(tmp_path / "home"))
     store = CampaignStore.open()
-    assert store.url == f"sqlite:///{tmp_path}/home/campaigns.db"
+    assert store.url == f"sqlite:///{tmp_path / 'home' / 'campaigns.db'}"
     assert store.folder == tmp_path / "home" / "campaigns.db.files"
     store.close()
 
