@@ -9,7 +9,6 @@ Shapes: n points, k objectives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,16 +56,11 @@ def nondominated(points: Array, reference: Array) -> Array:
 
 def efficient(points: Array) -> Booleans:
     """Say which points no other one dominates; of equal ones, the first."""
-    keep = np.ones(len(points), dtype=bool)
-    for i, point in enumerate(points):
-        if not keep[i]:
-            continue
-        others: Any = (points >= point).all(axis=1)
-        better = others & (points > point).any(axis=1)
-        twin = others & ~better
-        twin[: i + 1] = False
-        keep[i] = not bool(better.any())
-        keep &= ~twin
+    keep = np.zeros(len(points), dtype=bool)
+    left = np.lexsort(-points.T[::-1])  # by the first objective, then the second …: whoever dominates stands before
+    while len(left):
+        keep[left[0]] = True
+        left = left[(points[left] > points[left[0]]).any(axis=1)]
     return keep
 
 

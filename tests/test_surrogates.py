@@ -18,11 +18,12 @@ from orchestrator.errors import NotEnoughData, SurrogateError
 from orchestrator.surrogates import crossfit
 from orchestrator.surrogates.calibration import assess, sd_factor
 from orchestrator.surrogates.encoding import Columns, Scaling
+from orchestrator.surrogates.evidence import Labels, density, log_prior
 from orchestrator.surrogates.forest import CompositionForest
 from orchestrator.surrogates.gaussian_process import GaussianProcess, GaussianProcessOptions
 from orchestrator.surrogates.heads import GaussianHead
-from orchestrator.surrogates.hyper import Hyperparameters, Points, bounds
-from orchestrator.surrogates.kernels import Term
+from orchestrator.surrogates.hyper import Hyperparameters, Points, bounds, covariance
+from orchestrator.surrogates.kernels import Kind, Term
 from orchestrator.surrogates.potential_gp import PotentialGaussianProcessOptions
 from orchestrator.surrogates.targets import learn_targets, standardise
 
@@ -139,10 +140,10 @@ def test_the_prior_is_a_density_of_lengthscales_on_ranges_and_of_logarithms_else
         return float(own + norm(center, sigma).logpdf(log_lengthscales[2]))
 
     one, two = np.array([-0.3, 1.2, 0.4]), np.array([center - 3.0, center - 3.0, center])
-    said = [float(term.log_prior(torch.from_numpy(at))) for at in (one, two)]
+    said = [term.log_prior(at) for at in (one, two)]
     assert said[1] - said[0] == pytest.approx(by_definition(two) - by_definition(one))
     for step in 0.1 * np.vstack([np.eye(3), -np.eye(3)]):
-        assert float(term.log_prior(torch.from_numpy(two + step))) < said[1]
+        assert term.log_prior(two + step) < said[1]
 
 
 def test_numbers_of_a_box_are_on_a_range_and_nothing_else_is() -> None:
@@ -159,26 +160,41 @@ def test_numbers_of_a_box_are_on_a_range_and_nothing_else_is() -> None:
     assert (len(term.groups), term.ranged) == (4, (1,))
 
 
-def test_the_objective_of_cross_fitting_is_the_conditional_density() -> None:
-    """For fixed hyperparameters it is log p(held out | rest) of each view, by the definition."""
+def test_cross_fitting_judges_by_the_conditional_density() -> None:
+    """For fixed hyperparameters it is log p(held out | rest), by the definition."""
     data = points(10)
     held = np.arange(10) % 2 == 0
-    views = [crossfit.View(data, held), crossfit.View(data, ~held)]
-    vector = HYPER.pack()
-    value, gradient = crossfit._objective(vector, TERMS, [crossfit._prepare(TERMS, view) for view in views])
     matrix = full_covariance(data.x, data.x) + np.diag(0.05 + data.known)
     joint = multivariate_normal(np.full(10, 0.2), matrix).logpdf(data.y)
-    parts = [
-        joint - multivariate_normal(np.full(5, 0.2), matrix[np.ix_(rest, rest)]).logpdf(data.y[rest])
-        for rest in (~held, held)
-    ]
-    prior = float(crossfit.log_prior(torch.from_numpy(vector), TERMS))
-    constant = 5 * math.log(2 * math.pi) / 2
-    assert value == pytest.approx(-sum(parts) - prior - 2 * constant, rel=1e-6)
-    step = 1e-6 * np.eye(len(vector))[2]
-    prepared = [crossfit._prepare(TERMS, view) for view in views]
-    up, down = (crossfit._objective(vector + sign * step, TERMS, prepared)[0] for sign in (1, -1))
-    assert gradient[2] == pytest.approx((up - down) / 2e-6, rel=1e-4)
+    for mask in (held, ~held):
+        found = density(HYPER.pack(), crossfit._labels(TERMS, crossfit.View(data, mask)))
+        rest = multivariate_normal(np.full(5, 0.2), matrix[np.ix_(~mask, ~mask)]).logpdf(data.y[~mask])
+        assert found is not None
+        assert found[0] - 5 * math.log(2 * math.pi) / 2 == pytest.approx(joint - rest, rel=1e-6)
+
+
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize("groups", [((0,), (1, 2)), ((0, 1, 2),)])
+@pytest.mark.parametrize("kind", ["matern52", "rbf"])
+def test_densities_and_their_slopes_are_those_of_the_covariance(kind: Kind, groups: Any, first: int) -> None:
+    """The closed form agrees with the covariance that predicts, and its slopes with automatic differentiation."""
+    data = points(9)
+    terms = (Term(kind, groups, ranged=(0,)), Term("linear", ((1, 2),)))
+    count = len(groups)
+    vector = np.concatenate([np.linspace(-0.6, 0.4, count), [0.3, -0.7, -2.5, 0.2]])
+    x, y, known = (torch.from_numpy(a) for a in (data.x, data.y, data.known))
+    v = torch.from_numpy(vector).requires_grad_()
+    matrix = covariance(terms, x, x, v) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
+    chol = torch.linalg.cholesky(matrix)
+    half = torch.linalg.solve_triangular(chol, (y - v[-1])[:, None], upper=False)[first:, 0]
+    wanted = -0.5 * (half * half).sum() - torch.log(torch.diagonal(chol)[first:]).sum()
+    found = density(vector, Labels.of(terms, data.x, data.y, data.known, first))
+    assert found is not None
+    assert found[0] == pytest.approx(float(wanted.detach()), rel=1e-9)
+    np.testing.assert_allclose(found[1], torch.autograd.grad(wanted, v)[0].numpy(), rtol=1e-6, atol=1e-8)
+    value, slope = log_prior(vector, terms)
+    for j, step in enumerate(1e-6 * np.eye(len(vector))):
+        assert slope[j] == pytest.approx((log_prior(vector + step, terms)[0] - value) / 1e-6, abs=1e-4)
 
 
 def test_cross_fitting_does_not_trust_what_only_remembers() -> None:

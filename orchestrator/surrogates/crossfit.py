@@ -8,36 +8,28 @@ Chernozhukov et al., Econometrics Journal 21, C1, 2018, doi:10.1111/ectj.12097, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from scipy.optimize import minimize
 
 from orchestrator.domain import Array
 from orchestrator.errors import Diverged
+from orchestrator.surrogates.evidence import Labels
 from orchestrator.surrogates.heads import GaussianHead, Head
 from orchestrator.surrogates.hyper import (
     MOST_FOR_HYPERPARAMETERS,
     STARTS,
     Hyperparameters,
     Points,
-    Prepared,
-    bounds,
-    covariance,
     initial,
-    log_prior,
+    most_probable,
     spread,
 )
 from orchestrator.surrogates.kernels import Term
 
 Mask = npt.NDArray[np.bool_]
-
-_Ordered = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, Prepared]
-"""Columns, labels and known noise with the held-out ones last; how many come first; what the terms prepared."""
 
 FEW = 100
 """Labels up to which held-out residuals have hyperparameters of their own; see `held_out_residuals`.
@@ -81,24 +73,14 @@ def learn(
     Raises:
         Diverged: no finite optimum was found.
     """
-    prepared = [_prepare(terms, view) for view in views]
     starts = [initial(terms, factor) for factor in STARTS]
     if start is not None and len(start.pack()) == len(starts[0]):
         starts.append(start.pack())
-    best = min(starts, key=lambda vector: _objective(vector, terms, prepared)[0])
-    found = minimize(
-        _objective,
-        best,
-        args=(terms, prepared),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds(terms),
-        options={"maxiter": steps},
-    )
-    if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
+    found = most_probable(terms, [_labels(terms, view) for view in views], starts, steps, priors=1)
+    if found is None:
         message = f"the head on {len(views[0].data)} labels has no finite optimum; look for extreme values among them"
         raise Diverged(message)
-    return Hyperparameters.unpack(found.x, terms)
+    return found
 
 
 def held_out_residuals(
@@ -159,30 +141,9 @@ def _without(view: View, rows: Mask) -> View:
     return View(Points(data.x[~rows], data.y[~rows], data.known[~rows]), view.held_out[~rows])
 
 
-def _prepare(terms: tuple[Term, ...], view: View) -> _Ordered:
+def _labels(terms: tuple[Term, ...], view: View) -> Labels:
     """Order the labels so that the held-out ones come last, and keep at most so many."""
     rows = spread(len(view.data), MOST_FOR_HYPERPARAMETERS)
     held = view.held_out[rows]
     order = np.concatenate([rows[~held], rows[held]])
-    x, y, known = (
-        torch.from_numpy(np.ascontiguousarray(a[order])) for a in (view.data.x, view.data.y, view.data.known)
-    )
-    return x, y, known, int((~held).sum()), tuple(term.prepare(x, x) for term in terms)
-
-
-def _objective(vector: Array, terms: tuple[Term, ...], views: Sequence[_Ordered]) -> tuple[float, Array]:
-    v = torch.from_numpy(np.array(vector, dtype=np.float64)).requires_grad_()
-    loss = -log_prior(v, terms)
-    for x, y, known, first, prepared in views:
-        matrix = covariance(terms, x, x, v, prepared) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
-        chol, info = torch.linalg.cholesky_ex(matrix)
-        if int(info) != 0:
-            return 1e10, np.zeros_like(vector)
-        # The factor of the whole holds the factor of its first rows: what is left is the conditional density.
-        half = torch.linalg.solve_triangular(chol, (y - v[-1])[:, None], upper=False)[first:, 0]
-        loss = loss + 0.5 * (half * half).sum() + torch.log(torch.diagonal(chol)[first:]).sum()
-    gradient = torch.autograd.grad(loss, v)[0].numpy()
-    value = float(loss.detach())
-    if not (math.isfinite(value) and np.all(np.isfinite(gradient))):
-        return 1e10, np.zeros_like(vector)
-    return value, gradient.astype(np.float64)
+    return Labels.of(terms, view.data.x[order], view.data.y[order], view.data.known[order], int((~held).sum()))

@@ -19,7 +19,8 @@ import torch
 from orchestrator.domain import Array
 from orchestrator.errors import Diverged
 from orchestrator.surrogates.encoding import Scaling
-from orchestrator.surrogates.hyper import Hyperparameters, Points, covariance, learn, log_prior
+from orchestrator.surrogates.evidence import log_prior
+from orchestrator.surrogates.hyper import Hyperparameters, Points, covariance, learn
 from orchestrator.surrogates.kernels import Term
 
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
@@ -178,7 +179,7 @@ class GaussianHead:
         """Return the logarithm of the marginal likelihood times the hyperparameters' prior, up to a constant."""
         half = float((self.data.y - self.hyper.mean) @ self._alpha) / 2
         volume = float(torch.log(torch.diagonal(self._chol)).sum())
-        return -half - volume + float(log_prior(torch.from_numpy(self.hyper.pack()), self.terms))
+        return -half - volume + log_prior(self.hyper.pack(), self.terms)[0]
 
     # --- the same process elsewhere ---------------------------------------------------------------------------------
 

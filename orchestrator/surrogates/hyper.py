@@ -16,14 +16,11 @@ from scipy.optimize import minimize
 
 from orchestrator.domain import Array
 from orchestrator.errors import Diverged
+from orchestrator.surrogates.evidence import NOISE_CENTER, Labels, density, log_prior
 from orchestrator.surrogates.kernels import Term
 
 NOISE_FLOOR = 1e-5
 """Smallest noise variance in units of the labels' variance; below it the matrices lose their precision."""
-NOISE_CENTER, NOISE_SIGMA = -4.0, 1.0
-"""Log-normal prior of the noise variance (Hvarfner et al. 2024)."""
-VARIANCE_SIGMA = 1.0
-"""Log-normal prior of a term's variance around 1: labels are standardised."""
 SHORTEST = math.log(0.025)
 """Log of the shortest lengthscale: shorter ones make every point an island."""
 LONGEST = 4.5
@@ -117,30 +114,53 @@ def learn_shared(
     few = []
     for data in several:
         pick = spread(len(data), MOST_FOR_HYPERPARAMETERS)
-        few.append(tuple(torch.from_numpy(np.ascontiguousarray(a[pick])) for a in (data.x, data.y, data.known)))
-    prepared = [tuple(term.prepare(x, x) for term in terms) for x, _, _ in few]
-
-    def objective(vector: Array) -> tuple[float, Array]:
-        parts = [_objective(vector, terms, one, ready) for one, ready in zip(few, prepared, strict=True)]
-        return sum(value for value, _ in parts), np.sum([slope for _, slope in parts], axis=0)
-
+        few.append(Labels.of(terms, data.x[pick], data.y[pick], data.known[pick]))
     starts = [initial(terms, factor) for factor in STARTS]
     if start is not None and len(start.pack()) == len(starts[0]):
         starts.append(start.pack())
-    values = [objective(vector)[0] for vector in starts]
-    best = starts[int(np.argmin(values))]
-    found = minimize(objective, best, jac=True, method="L-BFGS-B", bounds=bounds(terms), options={"maxiter": steps})
-    if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
+    found = most_probable(terms, few, starts, steps, priors=len(few))
+    if found is None:
         message = (
             f"the Gaussian process has no finite optimum on {len(several[0])} labels; look for extreme values among"
             " them"
         )
         raise Diverged(message)
+    return found
+
+
+def most_probable(
+    terms: tuple[Term, ...], several: Sequence[Labels], starts: Sequence[Array], steps: int, *, priors: int
+) -> Hyperparameters | None:
+    """Climb from the best of some starts to the most probable hyperparameters.
+
+    Args:
+        terms: the covariance.
+        several: labels of which each part is a factor of the likelihood.
+        starts: packed hyperparameters.
+        steps: most iterations of L-BFGS.
+        priors: how often the prior counts.
+
+    Returns:
+        The hyperparameters; None where no finite optimum was found.
+    """
+
+    def loss(vector: Array) -> tuple[float, Array]:
+        value, slope = log_prior(vector, terms)
+        value, slope = priors * value, priors * slope
+        for labels in several:
+            found = density(vector, labels)
+            if found is None:  # a step too far: the line search turns back
+                return 1e10, np.zeros_like(vector)
+            value, slope = value + found[0], slope + found[1]
+        if not (math.isfinite(value) and np.all(np.isfinite(slope))):
+            return 1e10, np.zeros_like(vector)
+        return -value, -slope
+
+    best = min(starts, key=lambda vector: loss(vector)[0])
+    found = minimize(loss, best, jac=True, method="L-BFGS-B", bounds=bounds(terms), options={"maxiter": steps})
+    if not (np.all(np.isfinite(found.x)) and np.isfinite(found.fun)):
+        return None
     return Hyperparameters.unpack(found.x, terms)
-
-
-Prepared = tuple[torch.Tensor | None, ...]
-"""What terms need of features whatever the hyperparameters are; see `Term.prepare`."""
 
 
 def covariance(
@@ -148,7 +168,6 @@ def covariance(
     one: torch.Tensor,
     two: torch.Tensor,
     vector: torch.Tensor,
-    prepared: Prepared | None = None,
 ) -> torch.Tensor:
     """Return the covariance of a sum of terms.
 
@@ -157,7 +176,6 @@ def covariance(
         one: n × d normalised features.
         two: k × d normalised features.
         vector: packed hyperparameters.
-        prepared: of the same features, one a term.
 
     Returns:
         n × k, without noise.
@@ -166,23 +184,10 @@ def covariance(
     total = torch.zeros(len(one), len(two), dtype=torch.float64)
     offset = 0
     for j, term in enumerate(terms):
-        given = None if prepared is None else prepared[j]
-        part = term.matrix(one, two, vector[offset : offset + term.lengthscales], given)
+        part = term.matrix(one, two, vector[offset : offset + term.lengthscales])
         total = total + torch.exp(vector[scales + j]) * part
         offset += term.lengthscales
     return total
-
-
-def log_prior(v: torch.Tensor, terms: tuple[Term, ...]) -> torch.Tensor:
-    """Return the log density of packed hyperparameters' prior, up to a constant."""
-    scales = sum(term.lengthscales for term in terms)
-    prior = -0.5 * ((v[-2] - NOISE_CENTER) / NOISE_SIGMA) ** 2 - 0.5 * v[-1] ** 2
-    prior = prior - 0.5 * ((v[scales:-2] / VARIANCE_SIGMA) ** 2).sum()
-    offset = 0
-    for term in terms:
-        prior = prior + term.log_prior(v[offset : offset + term.lengthscales])
-        offset += term.lengthscales
-    return prior
 
 
 def initial(terms: tuple[Term, ...], factor: float) -> Array:
@@ -200,22 +205,3 @@ def bounds(terms: tuple[Term, ...]) -> list[tuple[float, float]]:
 def spread(n: int, most: int) -> Array:
     """Return at most `most` indices spread evenly over the trials, old and new ones alike."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)) if n else np.zeros(0, np.int64)
-
-
-def _objective(
-    vector: Array, terms: tuple[Term, ...], data: tuple[torch.Tensor, ...], prepared: Prepared
-) -> tuple[float, Array]:
-    x, y, known = data
-    v = torch.from_numpy(np.array(vector, dtype=np.float64)).requires_grad_()
-    matrix = covariance(terms, x, x, v, prepared) + torch.diag(torch.exp(v[-2]) + known + 1e-8)
-    chol, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) != 0:
-        return 1e10, np.zeros_like(vector)  # a step too far: the line search turns back
-    residual = y - v[-1]
-    half = torch.linalg.solve_triangular(chol, residual[:, None], upper=False)
-    likelihood = -0.5 * (half * half).sum() - torch.log(torch.diagonal(chol)).sum()
-    loss = -(likelihood + log_prior(v, terms))
-    gradient = torch.autograd.grad(loss, v)[0].numpy()
-    if not (math.isfinite(float(loss.detach())) and np.all(np.isfinite(gradient))):
-        return 1e10, np.zeros_like(vector)
-    return float(loss.detach()), gradient.astype(np.float64)

@@ -69,58 +69,30 @@ class Term:
         counts = torch.tensor([len(group) for group in self.groups])
         return torch.repeat_interleave(log_lengthscales, counts)
 
-    def prepare(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor | None:
-        """Return what `matrix` needs of the features whatever the lengthscales are; None where there is no such thing.
-
-        Learning hyperparameters evaluates `matrix` a hundred times on the same features, and hundreds of columns under
-        one lengthscale are most of its cost.
-        """
-        if self.kind == "linear":
-            columns = list(self.columns)
-            return one[:, columns] @ two[:, columns].T / len(columns)
-        return self._squares(one, two) if len(self.groups) == 1 else None
-
-    def matrix(
-        self,
-        one: torch.Tensor,
-        two: torch.Tensor,
-        log_lengthscales: torch.Tensor,
-        prepared: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def matrix(self, one: torch.Tensor, two: torch.Tensor, log_lengthscales: torch.Tensor) -> torch.Tensor:
         """Return the covariance at unit variance.
 
         Args:
             one: n × d features.
             two: k × d features.
             log_lengthscales: one a group.
-            prepared: of the same features, from `prepare`.
 
         Returns:
             n × k.
         """
-        if prepared is None:
-            prepared = self.prepare(one, two)
-        if self.kind == "linear" and prepared is not None:
-            return prepared
-        if prepared is not None:
-            squared = prepared * torch.exp(-2.0 * log_lengthscales)
-        else:
-            squared = self._squares(one, two, torch.exp(-self.expand(log_lengthscales)))
+        columns = list(self.columns)
+        a, b = one[:, columns], two[:, columns]
+        if self.kind == "linear":
+            return a @ b.T / len(columns)
+        inverse = torch.exp(-self.expand(log_lengthscales))
+        a, b = a * inverse, b * inverse
+        center = b.mean(0) if len(b) else 0.0  # keeps the expanded square accurate far from the origin
+        a, b = a - center, b - center
+        squared = ((a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2.0 * (a @ b.T)).clamp_min(0.0)
         if self.kind == "rbf":
             return torch.exp(-0.5 * squared)
         scaled = torch.sqrt(5.0 * squared + 1e-20)  # the small number keeps the gradient at zero distance finite
         return (1.0 + scaled + scaled * scaled / 3.0) * torch.exp(-scaled)
-
-    def _squares(self, one: torch.Tensor, two: torch.Tensor, inverse: torch.Tensor | None = None) -> torch.Tensor:
-        """Return squared distances, of columns multiplied by `inverse` where given."""
-        columns = list(self.columns)
-        a, b = one[:, columns], two[:, columns]
-        if inverse is not None:
-            a, b = a * inverse, b * inverse
-        center = b.mean(0) if len(b) else 0.0  # keeps the expanded square accurate far from the origin
-        a, b = a - center, b - center
-        squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2.0 * (a @ b.T)
-        return squared.clamp_min(0.0)
 
     def diagonal(self, one: torch.Tensor) -> torch.Tensor:
         """Return the prior variance at unit variance, n."""
@@ -163,12 +135,10 @@ class Term:
         phase = columns @ frequencies.T
         return np.hstack([np.cos(phase), np.sin(phase)]) / math.sqrt(len(frequencies))
 
-    def log_prior(self, log_lengthscales: torch.Tensor) -> torch.Tensor:
+    def log_prior(self, log_lengthscales: Array) -> float:
         """Return the log density of the lengthscales' prior, up to a constant."""
-        if self.kind == "linear":
-            return torch.zeros((), dtype=log_lengthscales.dtype)
-        about_logarithms = -0.5 * (((log_lengthscales - self.prior_center()) / LENGTHSCALE_SIGMA) ** 2).sum()
-        return about_logarithms - log_lengthscales[list(self.ranged)].sum()
+        about_logarithms = -0.5 * float((((log_lengthscales - self.prior_center()) / LENGTHSCALE_SIGMA) ** 2).sum())
+        return about_logarithms - float(log_lengthscales[list(self.ranged)].sum())
 
     def prior_center(self) -> float:
         """Return the median of the log lengthscale."""
