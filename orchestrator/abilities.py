@@ -24,11 +24,14 @@ class BotorchView:
         model: a botorch `Model` over encoded candidates with m outputs, larger values meaning larger properties.
         encode: n candidates to an n × d array.
         differentiable: columns of the encoding that may be optimised with gradients.
+        summands: where properties are weighted sums of independent models over the encoding: weight and model of each
+            summand of each property, that with the noise first; empty elsewhere.
     """
 
     model: Any
     encode: Callable[[Sequence[Candidate]], Array]
     differentiable: tuple[int, ...]
+    summands: tuple[tuple[tuple[float, Any], ...], ...] = ()
 
 
 @runtime_checkable

@@ -44,7 +44,7 @@ class Process:
         self._x = inner.train_inputs[0].detach()
         self._summands = _summands(inner.covar_module)
         noise = inner.likelihood.noise.detach().expand(len(self._x))
-        matrix = self._kernel(self._x, self._x).detach() + torch.diag(noise)
+        matrix = self.prior_between(self._x, self._x).detach() + torch.diag(noise)
         self._chol = cholesky(matrix)
         rest = inner.train_targets.detach() - inner.mean_module(self._x).detach()
         self._alpha = torch.cholesky_solve(rest.unsqueeze(-1), self._chol).squeeze(-1)
@@ -53,7 +53,7 @@ class Process:
     def ask(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return means (N), variances (N), whitened covariances with the labels (n × N), and inputs (N × columns)."""
         inputs = self.inner.transform_inputs(self.encoding(points))
-        cross = self._kernel(inputs, self._x)
+        cross = self.prior_between(inputs, self._x)
         half = torch.linalg.solve_triangular(self._chol, cross.T, upper=False)
         prior = self._prior(inputs)
         least = LEAST * float(prior.detach().max()) if len(points) else 0.0
@@ -64,9 +64,10 @@ class Process:
         self, half: torch.Tensor, inputs: torch.Tensor, other_half: torch.Tensor, other: torch.Tensor
     ) -> torch.Tensor:
         """Return posterior covariances of N points with b others, N × b, from what `ask` said of both."""
-        return self._kernel(inputs, other) - half.T @ other_half
+        return self.prior_between(inputs, other) - half.T @ other_half
 
-    def _kernel(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    def prior_between(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+        """Return prior covariances of inputs."""
         if self._summands is None:
             return self.inner.covar_module(one, two).to_dense()  # type: ignore[no-any-return]
         return sum((part(one, two) for part in self._summands), torch.zeros((), dtype=torch.double))
@@ -75,6 +76,38 @@ class Process:
         if self._summands is None:
             return self.inner.covar_module(inputs, diag=True)  # type: ignore[no-any-return]
         return torch.full((len(inputs),), sum(part.variance for part in self._summands), dtype=torch.double)
+
+
+class Sum:
+    """A weighted sum of independent processes, asked like one: levels of fidelity that stand on each other.
+
+    Args:
+        parts: weight and process of each; the noise is the first one's.
+    """
+
+    def __init__(self, parts: tuple[tuple[float, Process], ...]) -> None:
+        self.parts = parts
+        self.noise = parts[0][1].noise
+
+    def ask(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return means (N), variances (N), whitened covariances with all labels, and all inputs side by side."""
+        told = [process.ask(points) for _, process in self.parts]
+        weights = [weight for weight, _ in self.parts]
+        mean = sum((w * one[0] for w, one in zip(weights, told, strict=True)), torch.zeros((), dtype=torch.double))
+        variance = sum((w**2 * one[1] for w, one in zip(weights, told, strict=True)), torch.zeros(()))
+        half = torch.cat([abs(w) * one[2] for w, one in zip(weights, told, strict=True)])
+        return mean, variance, half, torch.cat([one[3] for one in told], dim=1)
+
+    def between(
+        self, half: torch.Tensor, inputs: torch.Tensor, other_half: torch.Tensor, other: torch.Tensor
+    ) -> torch.Tensor:
+        """Return posterior covariances of N points with b others, N × b, from what `ask` said of both."""
+        width = inputs.shape[1] // len(self.parts)
+        total = -half.T @ other_half
+        for k, (weight, process) in enumerate(self.parts):
+            own = slice(k * width, (k + 1) * width)
+            total = total + weight**2 * process.prior_between(inputs[:, own], other[:, own])
+        return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +156,7 @@ class Conditioned:
         noise: variance of what is known of the points: 0 for the function's own values.
     """
 
-    def __init__(self, process: Process, known: torch.Tensor, normal: torch.Tensor, noise: float = 0.0) -> None:
+    def __init__(self, process: Process | Sum, known: torch.Tensor, normal: torch.Tensor, noise: float = 0.0) -> None:
         self.process = process
         self.normal = normal
         with torch.no_grad():
@@ -147,7 +180,7 @@ class Conditioned:
 class BoxPosterior:
     """The m properties of a surrogate as independent processes over one box."""
 
-    processes: tuple[Process, ...]
+    processes: tuple[Process | Sum, ...]
 
     @classmethod
     def find(cls, view: BotorchView, encoding: Encoding, check: Array) -> BoxPosterior | None:
@@ -164,20 +197,27 @@ class BoxPosterior:
         from botorch.models import ModelListGP, SingleTaskGP  # noqa: PLC0415  only boxes pay the import
 
         parts = list(view.model.models) if type(view.model) is ModelListGP else [view.model]
-        if not all(type(part) is SingleTaskGP and part.num_outputs == 1 for part in parts):
+        sums = view.summands or tuple(((1.0, part),) for part in parts)
+        inner = [part for summands in sums for _, part in summands]
+        if not all(type(part) is SingleTaskGP and part.num_outputs == 1 for part in inner):
             return None
-        if any(getattr(part, "outcome_transform", None) is not None for part in parts):
+        if any(getattr(part, "outcome_transform", None) is not None for part in inner):
             return None
         points = torch.from_numpy(check)
-        processes = []
+        processes: list[Process | Sum] = []
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)
-            for part in parts:
-                process = Process(part.eval(), encoding)
+            said = view.model.eval().posterior(encoding(points).unsqueeze(-2))
+            for j, summands in enumerate(sums):
+                made = [(weight, Process(part.eval(), encoding)) for weight, part in summands]
+                process = made[0][1] if len(made) == 1 and made[0][0] == 1.0 else Sum(tuple(made))
                 mean, variance, _, _ = process.ask(points)
-                said = part.posterior(encoding(points).unsqueeze(-2))
-                scale = float(part.train_targets.std()) + float(said.variance.max().sqrt())
-                apart = (mean - said.mean[:, 0, 0]).abs().max(), (variance - said.variance[:, 0, 0]).abs().max() / scale
+                told = max(abs(weight) * float(part.train_targets.std()) for weight, part in summands)
+                scale = told + float(said.variance[..., j].max().sqrt())
+                apart = (
+                    (mean - said.mean[:, 0, j]).abs().max(),
+                    (variance - said.variance[:, 0, j]).abs().max() / scale,
+                )
                 if not max(map(float, apart)) <= CLOSE * scale:
                     return None
                 processes.append(process)

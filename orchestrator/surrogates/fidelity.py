@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
-from orchestrator.abilities import Forgets, HoldsOut, KnowsItsDomain, PredictsSuccess
+from orchestrator.abilities import BotorchView, Forgets, HoldsOut, KnowsItsDomain, PredictsSuccess
 from orchestrator.domain import (
     EARLIER,
     TARGET,
@@ -42,8 +42,8 @@ from orchestrator.domain import (
     derive_seed,
     sha256,
 )
-from orchestrator.errors import SurrogateError
-from orchestrator.protocols import LooksAtSpace, Options, SearchSpace, Support, Surrogate
+from orchestrator.errors import IncompatibleError, SurrogateError
+from orchestrator.protocols import BoxSpace, LooksAtSpace, Options, SearchSpace, Support, Surrogate
 from orchestrator.surrogates import state
 from orchestrator.surrogates.calibration import assess
 from orchestrator.surrogates.explanation import Explaining
@@ -68,6 +68,7 @@ from orchestrator.surrogates.transfer import log_density
 TINY = 1e-300
 INPUTS: frozenset[Support] = frozenset({"structure", "composition", "parameters"})
 ANSWERS: frozenset[Support] = frozenset({"uncertainty", "draws", "feasibility"})
+GRADIENTS: frozenset[Support] = frozenset({"botorch"})
 
 
 class FidelityOptions(Options):
@@ -109,8 +110,10 @@ class MultiFidelity(Explaining):
 
     def supports(self) -> frozenset[Support]:
         """Name what every level can learn from, and what the target can answer."""
-        low = self._new(self.options.below or self.options.surrogate).supports()
-        return (self._example.supports() & low & INPUTS) | (self._example.supports() & ANSWERS)
+        high, low = self._example.supports(), self._new(self.options.below or self.options.surrogate).supports()
+        constant = bool(self._levels) and isinstance(self._levels[-1].surrogate, Offset)
+        gradients = isinstance(self._space, BoxSpace) and not constant  # a box names the columns of all levels
+        return (high & low & INPUTS) | (high & ANSWERS) | (high & low & GRADIENTS if gradients else frozenset())
 
     def knows(self) -> frozenset[str]:
         """Name the pretrained knowledge of all levels."""
@@ -201,6 +204,23 @@ class MultiFidelity(Explaining):
                 shares[:, fidelities.index(level.fidelity)] = share.mean(axis=1)
             rho, place = rho * level.rho, level.below
         return shares
+
+    def to_botorch(self) -> BotorchView:
+        """Return the target's posterior as a sum of botorch models.
+
+        Raises:
+            IncompatibleError: the levels are no exact Gaussian processes over the columns of one box.
+        """
+        levels = self._need()
+        if "botorch" not in self.supports():
+            message = (
+                f"{self.options.surrogate.use} over several fidelities has no botorch model here: that takes exact"
+                " Gaussian processes on a box and enough labels of the target; choose a policy that uses draws"
+            )
+            raise IncompatibleError(message)
+        from orchestrator.surrogates.summed import summed_view  # noqa: PLC0415  only boxes pay for botorch
+
+        return summed_view(levels)
 
     def held_out(self) -> Mapping[str, HeldOut]:
         """Return the held-out predictions of the target's labels; see `HoldsOut`."""
