@@ -13,6 +13,7 @@ import heapq
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ import numpy as np
 from orchestrator.config.schema import CampaignConfig
 from orchestrator.domain import Array, Candidate, Dataset, Outcome, Row
 from orchestrator.planner import Parts, Planner
-from tests.benchmarks.units import Unit, protocol, row, run_missing, say, summarise
+from tests.benchmarks import race_code
+from tests.benchmarks.units import Unit, merge, protocol, row, run_missing, say, split_arguments, summarise
 
+NAME = "async_lab"
 INSTRUMENTS = 4
 SIGMAS = (0.5, 1.0)
 SEEDS = 30
@@ -188,14 +191,21 @@ def measure(unit: Unit) -> Mapping[str, Any]:
         if given["arm"] != "rounds":
             hours = durations(given["sigma"], given["seed"])
             time, count, done = reached(simulate(planner, yields, target, hours, rounds=False), target)
-            return {"hours": time, "trials": count, "reached": done}
+            return {"hours": time, "trials": count, "reached": done, "code": learned_by()}
         ended = simulate(planner, yields, target, durations(SIGMAS[0], given["seed"]), rounds=True)
     # the trials of a round and their values are the same whatever the durations: only the clock is run again
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"code": learned_by()}
     for sigma in SIGMAS:
         time, count, done = reached(_again(ended, sigma, given["seed"]), target)
         found[f"{sigma:g}"] = {"hours": time, "trials": count, "reached": done}
     return found
+
+
+@cache
+def learned_by() -> str:
+    """Return the hash of the code that chooses on pools and boxes."""
+    room = race_code.ROOT / "orchestrator" / "acquisition"
+    return protocol([*race_code.used(), *room.glob("box*.py"), room / "continuous.py", room / "encoding.py"])
 
 
 def _again(ended: Sequence[tuple[float, float]], sigma: float, seed: int) -> list[tuple[float, float]]:
@@ -283,24 +293,24 @@ def _ratio(who: str, metric: str, pairs: Sequence[tuple[Array, Array]], sigma: f
 def main() -> None:
     """Run what is missing; write the summary when all is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--units", type=int, default=None, help="run at most so many units now")
-    parser.add_argument("--lines", type=Path, default=None, help="append the lines to this file, and write no summary")
-    parser.add_argument("--part", default="1/1", help="run only this part of the units, such as 3/8")
     parser.add_argument("--data", default=None, help="where public data lie; this benchmark needs none")
+    split_arguments(parser)
     chosen = parser.parse_args()
-    part, parts = (int(text) for text in chosen.part.split("/"))
+    if chosen.merge:
+        say(f"{NAME}: {merge(NAME, chosen.merge)} new lines")
     units = all_units()
-    where = {} if chosen.lines is None else {"results": chosen.lines.parent}
     lines = run_missing(
-        "async_lab" if chosen.lines is None else chosen.lines.stem,
-        units[part - 1 :: parts],
+        NAME,
+        units,
         measure,
         protocol=protocol([Path(__file__)]),
         packages=("botorch", "torch"),
         most=chosen.units,
-        **where,
+        part=chosen.part,
+        lines=chosen.lines,
+        counts=lambda line: line["result"]["code"] == learned_by(),
     )
-    if chosen.lines is not None or parts > 1:
+    if chosen.lines is not None:
         return
     if len(lines) < len(units):
         say(f"{len(lines)} of {len(units)} units are measured; the same command goes on")
@@ -309,7 +319,7 @@ def main() -> None:
         f" reached on Hartmann-6 (3.0 of 3.32) and on a pool of 1,000 points of Ackley's function (one of the best 3)."
     )
     written = summarise(
-        "async_lab", rows_of(lines), work=work, command="make bench-async_lab", units=len(lines), of=len(units)
+        NAME, rows_of(lines), work=work, command="make bench-async_lab", units=len(lines), of=len(units)
     )
     say(f"written: {written.name}")
 
