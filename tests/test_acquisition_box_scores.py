@@ -20,6 +20,7 @@ from orchestrator.acquisition.box_scores import Baseline, Confidence, DrawnFunct
 from orchestrator.acquisition.box_search import Effort, Search
 from orchestrator.acquisition.confidence import ConfidenceOptions, UpperConfidenceBound
 from orchestrator.acquisition.encoding import Encoding
+from orchestrator.acquisition.fantasies import Fantasy
 from orchestrator.acquisition.improvement import ImprovementOptions, LogExpectedImprovement
 from orchestrator.acquisition.policy import Policy
 from orchestrator.acquisition.situation import Situation
@@ -233,3 +234,24 @@ def test_mixtures_on_a_grid_swap_parts() -> None:
     everything = [c for c in space.sample(500, 0) if c.id not in now.closed]
     scores = search.score(acquisition, everything)
     assert found[1] >= scores.max() - 1e-9
+
+
+@pytest.mark.parametrize(("fantasy", "off"), [("believer", 0.0), ("pessimistic", -1.0)])
+def test_points_in_flight_are_taken_to_yield_what_the_fantasy_says(fantasy: Fantasy, off: float) -> None:
+    """Each is its mean, or one standard deviation worse, in every draw, given those before; the measured ones vary."""
+    now = situation(SQUARE, TWO, fantasy=fantasy)
+    encoding, posterior, baseline = parts(now, SQUARE)
+    pending = encoding.coordinates(SQUARE.sample(2, 12))
+    made = Improvement(now, posterior, baseline, pending, draws=16)
+    for j, sign in enumerate((1.0, -1.0)):  # the second is to be minimised: worse is more
+        process, values = posterior.processes[j], made.parts[j].values
+        with torch.no_grad():
+            mean, variance, half, inputs = process.ask(torch.from_numpy(pending))
+            between = process.between(half, inputs, half, inputs)
+        first = mean[0] + sign * off * variance[0].sqrt()
+        share = between[0, 1] / variance[0]
+        left = (variance[1] - share * between[0, 1]).sqrt()
+        second = mean[1] + share * (first - mean[0]) + sign * off * left
+        wanted = torch.stack([first, second]).expand(16, 2)
+        np.testing.assert_allclose(values[:, :2], wanted, rtol=1e-5, atol=1e-6)
+        assert float(values[:, 2:].std(dim=0).max()) > 0

@@ -23,6 +23,7 @@ from orchestrator.acquisition.box_posterior import BoxPosterior, Conditioned, no
 from orchestrator.acquisition.box_search import Acquisition
 from orchestrator.acquisition.draws import known_feasible, reference
 from orchestrator.acquisition.encoding import Encoding, knows_choices
+from orchestrator.acquisition.fantasies import believed
 from orchestrator.acquisition.gains import Booleans, Front, feasible, pursued, utilities
 from orchestrator.acquisition.situation import Situation, predict
 from orchestrator.domain import Array, Candidate, Objective
@@ -111,6 +112,8 @@ class Improvement(Torch):
         known = torch.from_numpy(np.vstack([pending, baseline.points]))
         b, m = len(known), len(posterior.processes)
         normal = normal_draws(s, b * m, situation.seed_for("draws")).reshape(s, b, m)
+        if situation.fantasy != "draws":
+            normal[:, : len(pending)] = leaning(situation, posterior, pending)
         self.parts = [Conditioned(p, known, normal[..., j]) for j, p in enumerate(posterior.processes)]
         drawn = torch.stack([part.values for part in self.parts], dim=-1)  # S × b × m
         reached = torch.stack([utility(o, drawn[..., j]) for j, o in self.goals.objectives], dim=-1)
@@ -155,6 +158,20 @@ class Improvement(Torch):
         return self.situation.log_success(candidates) - self.situation.price(candidates, self.before)
 
 
+def leaning(situation: Situation, posterior: BoxPosterior, pending: Array) -> torch.Tensor:
+    """Return how many standard deviations off its mean each point in flight is taken to yield, points × m.
+
+    Each in its turn, given what the points before it are taken to yield; see `fantasies`.
+    """
+    if not len(pending):
+        return torch.zeros(0, len(posterior.processes), dtype=torch.double)
+    with torch.no_grad():
+        mean = torch.stack([p.ask(torch.from_numpy(pending))[0] for p in posterior.processes], dim=-1).numpy()
+    one = np.ones(mean.shape[1])
+    off = [believed(situation.problem, own, one, situation.fantasy) - own for own in mean]
+    return torch.from_numpy(np.round(np.array(off)))
+
+
 class Confidence(Torch):
     """Best utility within `beta` standard deviations; of several objectives the hypervolume that it would add.
 
@@ -173,8 +190,8 @@ class Confidence(Torch):
         self.beta = beta
         self.goals = Goals(situation)
         known = torch.from_numpy(pending)
-        nothing = torch.zeros(1, len(known), dtype=torch.double)  # the mean stays; only the spread shrinks
-        self.parts = [Conditioned(p, known, nothing, p.noise) for p in posterior.processes]
+        taken = leaning(situation, posterior, pending)  # with draws as with believers: only the spread shrinks
+        self.parts = [Conditioned(p, known, taken[None, :, j], p.noise) for j, p in enumerate(posterior.processes)]
         with torch.no_grad():
             here = torch.from_numpy(np.vstack([pending, baseline.points]))
             told = [p.ask(here) for p in posterior.processes]
