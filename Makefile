@@ -55,6 +55,9 @@ bench: $(INSTALLED)  ## every measurement against peers; runs only what is missi
 bench-%: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.$* --data $(DATA)
 
+bench-pool_scaling: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.pool_scaling
+
 data: $(INSTALLED)  ## public data of the benchmarks: copied where it lies beside the project, else fetched and checked
 	$(BIN)/python -m tests.benchmarks.data --beside $(SHARED) --to $(DATA)
 
