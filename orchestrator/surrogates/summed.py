@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from botorch.models.model import Model
 from botorch.posteriors.gpytorch import GPyTorchPosterior
@@ -71,18 +72,20 @@ def summed_view(levels: Sequence[Level]) -> BotorchView:
     Args:
         levels: whose surrogates have views over the same columns.
     """
-    weight = levels[-1].rho ** 0.0
+    weight = np.ones_like(levels[-1].rho)
     place: int | None = len(levels) - 1
     outputs: list[list[tuple[float, Any]]] = [[] for _ in weight]
+    views: list[BotorchView] = []
     while place is not None:
         level = levels[place]
         view = cast("HasBotorchView", level.surrogate).to_botorch()
+        views.append(view)
         models = view.model.models if len(outputs) > 1 else [view.model]
         for output, model, own in zip(outputs, models, weight.tolist(), strict=True):
             if own != 0.0:
                 output.append((own, model))
         weight, place = weight * level.rho, level.below
-    top = cast("HasBotorchView", levels[-1].surrogate).to_botorch()
+    top = views[0]
     if all(len(output) == 1 for output in outputs):
         return top
     summands = tuple(tuple(output) for output in outputs)
